@@ -1,0 +1,100 @@
+"""`aegis serve`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+from aegis.cli.validate import print_problems
+from aegis.config import Settings, keys_from
+from aegis.errors import PolicyError
+from aegis.server import load_policy_file
+
+__all__ = ["serve"]
+
+_DEFAULTS = Settings()
+
+
+def _option(*names: str, **attributes: Any) -> Callable[[Any], Any]:
+    """An option that can also be given as `AEGIS_<NAME>`."""
+    name = names[0].removeprefix("--").replace("-", "_").upper()
+    return click.option(
+        *names, envvar=f"AEGIS_{name}", show_envvar=True, show_default=True, **attributes
+    )
+
+
+_POSITIVE = click.FloatRange(min=0, min_open=True)
+
+
+@click.command()
+@click.argument("policy", envvar="AEGIS_POLICY")
+@_option("--host", default="127.0.0.1", help="Address to listen on.")
+@_option("--port", type=click.IntRange(0, 65535), default=8000, help="Port; 0 takes a free one.")
+@_option("--workers", type=click.IntRange(1, 256), default=1, help="Processes.")
+@_option("--audit-db", default=_DEFAULTS.audit_db, help="Database; `:memory:` keeps nothing.")
+@_option("--executor", metavar="MODULE:CLASS", help="What does the actions.")
+@_option("--reset-policy", is_flag=True, help="Go back to the file where a policy was put since.")
+@_option("--allow-unauthenticated", is_flag=True, help="Serve other machines without keys.")
+@_option("--allowed-hosts", multiple=True, help="Further Host names, without keys; by commas.")
+@_option("--max-body-bytes", type=click.IntRange(1), default=_DEFAULTS.largest_body_bytes)
+@_option("--max-batch", type=click.IntRange(1), default=_DEFAULTS.largest_batch)
+@_option("--max-nesting", type=click.IntRange(2, 512), default=_DEFAULTS.deepest_nesting)
+@_option("--body-timeout", type=_POSITIVE, default=_DEFAULTS.body_timeout_s, help="Seconds.")
+@_option("--execute-timeout", type=_POSITIVE, default=_DEFAULTS.execute_timeout_s, help="Seconds.")
+@_option("--audit-timeout", type=_POSITIVE, default=_DEFAULTS.audit_timeout_s, help="Seconds.")
+def serve(
+    policy: str,
+    host: str,
+    port: int,
+    workers: int,
+    audit_db: str,
+    executor: str | None,
+    reset_policy: bool,
+    allow_unauthenticated: bool,
+    allowed_hosts: tuple[str, ...],
+    max_body_bytes: int,
+    max_batch: int,
+    max_nesting: int,
+    body_timeout: float,
+    execute_timeout: float,
+    audit_timeout: float,
+) -> None:
+    """Serve decisions by POLICY over HTTP.
+
+    AEGIS_API_KEY and AEGIS_ADMIN_KEY set who may call; without them only this machine may.
+    """
+    from aegis.server.run import serve as run
+
+    api_key, admin_key = keys_from()
+    settings = Settings(
+        audit_db=audit_db,
+        api_key=api_key,
+        admin_key=admin_key,
+        allow_unauthenticated=allow_unauthenticated,
+        allowed_hosts=frozenset(",".join(allowed_hosts).replace(",", " ").split()),
+        largest_body_bytes=max_body_bytes,
+        largest_batch=max_batch,
+        deepest_nesting=max_nesting,
+        body_timeout_s=body_timeout,
+        execute_timeout_s=execute_timeout,
+        audit_timeout_s=audit_timeout,
+    )
+    try:
+        file = load_policy_file(policy)
+    except PolicyError as error:
+        print_problems(policy, error.problems, err=True)
+        sys.exit(2)
+    run(
+        settings,
+        policy,
+        file,
+        host=host,
+        port=port,
+        workers=workers,
+        executor=executor,
+        reset_policy=reset_policy,
+        announce=click.echo,
+    )

@@ -1,0 +1,225 @@
+"""JSON in and out: bodies to checked actions, decisions to bytes. The only JSON of the server."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import orjson
+
+from aegis.errors import InvalidBody, named, shown
+from aegis_core import Action, Decision
+
+__all__ = [
+    "Question",
+    "decision_json",
+    "decisions_json",
+    "dumps",
+    "dumps_foreign",
+    "loads",
+    "read_actions",
+    "read_questions",
+    "redacted_json",
+]
+
+Question = tuple[str, str, str, dict[str, Any] | None]
+"""What is needed to decide: action type, target, agent, params."""
+
+_TEXTS = ("description", "agent_id", "session_id", "parent_agent_id", "chain_id")
+_SECRET_WORDS = (
+    "password|passwd|pwd|secret|token|api_key|api-key|authorization|cookie|credential"
+    "|private_key|access_key"
+)
+_SECRET = re.compile(_SECRET_WORDS, re.IGNORECASE)
+_REDACTED = "[REDACTED]"
+_INT64 = range(-(2**63), 2**63)
+
+
+def dumps(value: object) -> bytes:
+    """A value as JSON.
+
+    Raises:
+        TypeError: It holds something that JSON has not.
+    """
+    return orjson.dumps(value)
+
+
+def dumps_foreign(value: object) -> bytes | None:
+    """A value that others made, as JSON: what JSON has not is written as text; None: it cannot be."""
+    try:
+        return orjson.dumps(value, default=str, option=orjson.OPT_NON_STR_KEYS)
+    except (TypeError, ValueError, RecursionError):
+        return None
+
+
+def loads(body: bytes, *, deepest: int) -> Any:
+    """A body's value.
+
+    Args:
+        body: JSON in UTF-8.
+        deepest: How many objects and lists may stand inside each other.
+
+    Raises:
+        InvalidBody: It is no JSON (code `invalid_json`), or nested too deeply.
+    """
+    try:
+        value = orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        if not body.strip():
+            raise InvalidBody("the body is empty; send JSON", "invalid_json") from None
+        raise InvalidBody(f"the body is not JSON: {error}", "invalid_json") from None
+    # Nothing can be nested deeper than it opens brackets, and counting those is quick.
+    if body.count(b"{") + body.count(b"[") > deepest and _is_deeper(value, deepest):
+        raise InvalidBody(f"the body is nested deeper than {deepest} levels")
+    return value
+
+
+def _is_deeper(value: object, deepest: int) -> bool:
+    level = [value]
+    for _ in range(deepest):
+        level = [
+            member
+            for container in level
+            if isinstance(container, dict | list)
+            for member in (container.values() if isinstance(container, dict) else container)
+        ]
+    return any(isinstance(value, dict | list) for value in level)
+
+
+def read_questions(body: bytes, *, deepest: int, largest_batch: int) -> tuple[list[Question], bool]:
+    """The actions of a body, as far as they are needed to decide, and whether it is a batch.
+
+    Args:
+        body: One action, a list of them, or an object with `actions`.
+        deepest: Limit on the nesting.
+        largest_batch: Limit on the number of actions.
+
+    Raises:
+        InvalidBody: Something is wrong; the message says where, as in `actions[3].target`.
+    """
+    items, is_batch = _items(loads(body, deepest=deepest), largest_batch)
+    if not is_batch:
+        return [_question(items[0], None)], False
+    return [_question(item, index) for index, item in enumerate(items)], True
+
+
+def read_actions(body: bytes, *, deepest: int, largest_batch: int) -> tuple[list[Action], bool]:
+    """The actions of a body, whole, and whether it is a batch; as `read_questions` otherwise."""
+    items, is_batch = _items(loads(body, deepest=deepest), largest_batch)
+    if not is_batch:
+        return [_action(items[0], None)], False
+    return [_action(item, index) for index, item in enumerate(items)], True
+
+
+def _items(value: Any, largest_batch: int) -> tuple[list[Any], bool]:
+    if type(value) is dict:
+        if "actions" not in value:
+            return [value], False
+        value = value["actions"]
+        if type(value) is not list:
+            raise InvalidBody(f"`actions` must be a list of actions, not {named(value)}")
+    elif type(value) is not list:
+        raise InvalidBody(f"the body must be an action or a list of actions, not {named(value)}")
+    if len(value) > largest_batch:
+        raise InvalidBody(f"{len(value)} actions are too many; send at most {largest_batch} at once")
+    return value, True
+
+
+def _question(item: Any, index: int | None) -> Question:
+    if type(item) is not dict:
+        raise _wrong(index, "", f"must be an object, not {named(item)}")
+    get = item.get
+    action_type = get("action_type")
+    if action_type is None:
+        action_type = get("type")
+    if type(action_type) is not str or not action_type:
+        raise _wrong(index, "action_type", _wrong_type(action_type))
+    target = get("target", "")
+    if type(target) is not str:
+        raise _wrong(index, "target", f"must be text, not {named(target)}")
+    params = get("params")
+    if params is not None and type(params) is not dict:
+        raise _wrong(index, "params", f"must be an object, not {named(params)}")
+    for name in _TEXTS:
+        text = get(name)
+        if text is not None and type(text) is not str:
+            raise _wrong(index, name, f"must be text, not {named(text)}")
+    depth = get("chain_depth")
+    if depth is not None:
+        _depth(depth, index)
+    return action_type, target, get("agent_id") or "", params
+
+
+def _action(item: Any, index: int | None) -> Action:
+    action_type, target, agent_id, params = _question(item, index)
+    get = item.get
+    return Action(
+        action_type,
+        target,
+        params or {},
+        get("description") or "",
+        agent_id,
+        get("session_id") or "",
+        get("parent_agent_id") or "",
+        get("chain_id") or "",
+        _depth(get("chain_depth") or 0, index),
+    )
+
+
+def _depth(value: Any, index: int | None) -> int:
+    # 3.0 is an integer too: JSON has but one kind of number.
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if type(value) is not int:
+        raise _wrong(index, "chain_depth", f"must be an integer, not {named(value)}")
+    if value not in _INT64:
+        raise _wrong(index, "chain_depth", f"{shown(value)} does not fit into 64 bits")
+    return value
+
+
+def _wrong_type(value: object) -> str:
+    if value is None:
+        return "is missing; say what kind of action it is"
+    return "is empty" if value == "" else f"must be text, not {named(value)}"
+
+
+def _wrong(index: int | None, member: str, message: str) -> InvalidBody:
+    place = member if index is None else f"actions[{index}].{member}" if member else f"actions[{index}]"
+    return InvalidBody(f"`{place}` {message}" if place else f"the body {message}")
+
+
+def decision_json(question: Question, decision: Decision) -> bytes:
+    """One decision as JSON: the action's own two members, then the rule's ready fragment."""
+    return b'{"action_type":%b,"target":%b%b' % (
+        orjson.dumps(question[0]),
+        orjson.dumps(question[1]),
+        decision.fragment,
+    )
+
+
+def decisions_json(questions: Sequence[Question], decisions: Sequence[Decision]) -> bytes:
+    """Decisions as a JSON list, in order."""
+    return b"[%b]" % b",".join(map(decision_json, questions, decisions))
+
+
+def redacted_json(text: bytes) -> bytes:
+    """JSON without the values of keys that are named like secrets, at any depth.
+
+    Args:
+        text: JSON as `dumps` writes it: it escapes no letter, so a secret's name shows in it.
+    """
+    if _SECRET.search(text.decode()) is None:
+        return text
+    return orjson.dumps(_redacted(orjson.loads(text)))
+
+
+def _redacted(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {
+            key: _REDACTED if _SECRET.search(key) else _redacted(member)
+            for key, member in value.items()
+        }
+    if isinstance(value, list):
+        return [_redacted(member) for member in value]
+    return value

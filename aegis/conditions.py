@@ -1,0 +1,301 @@
+"""Compiled conditions: time windows, weekdays and comparisons of parameters. The only RE2.
+
+Three answers are possible: they hold (True), they do not (False), they cannot be judged (a text
+that says why). False settles a rule whatever the others say; a rule that cannot be judged blocks.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime, tzinfo
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import re2
+
+from aegis.errors import PolicyError, Problem, did_you_mean, named, shown
+from aegis_core import Condition
+
+__all__ = ["CONDITIONS", "compile_conditions", "json_equal"]
+
+LONGEST_MATCHED_BYTES = 64 * 1024
+"""The longest text that `param_matches` judges: keeps the time of a decision bounded."""
+
+LARGEST_PROGRAM = 5_000
+"""The largest RE2 program, in instructions: what a search can cost for each byte."""
+
+_TIME = re.compile(r"([01]?\d|2[0-3]):([0-5]\d)")
+_Test = Callable[[Any], "bool | str"]
+
+
+class _Refused(Exception):
+    """A condition's value that cannot be compiled: where below the condition, and why."""
+
+    def __init__(self, message: str, key: str = "") -> None:
+        super().__init__(message)
+        self.key = key
+
+
+def compile_conditions(conditions: Mapping[str, Any]) -> Condition | None:
+    """Compile a rule's conditions into one function of the params and the time.
+
+    Args:
+        conditions: Condition name to its value, as in a policy.
+
+    Returns:
+        The function; None where there are no conditions.
+
+    Raises:
+        PolicyError: With a problem for everything that is wrong, its `key` below `conditions`.
+    """
+    if not conditions:
+        return None
+    problems: list[Problem] = []
+    tests: list[Condition] = []
+    zone: tzinfo = UTC
+    try:
+        zone = _zone(conditions)
+    except _Refused as refused:
+        problems.append(Problem(str(refused), key="timezone"))
+    for name, value in conditions.items():
+        if name in _OPERATORS and isinstance(value, Mapping):
+            for parameter, wanted in value.items():
+                try:
+                    tests.append(_parameter_test(name, parameter, wanted))
+                except _Refused as refused:
+                    problems.append(Problem(str(refused), key=f"{name}.{parameter}"))
+            continue
+        try:
+            if name in _OPERATORS:
+                raise _Refused(
+                    "must be a mapping from parameter to value, as in `{count: 100}`,"
+                    f" not {named(value)}"
+                )
+            elif name == "weekdays":
+                tests.append(_weekdays(value, zone))
+            elif name in _TIMES:
+                _minute(value)
+            elif name != "timezone":
+                hint = did_you_mean(str(name), CONDITIONS)
+                problems.append(Problem(f"unknown condition {shown(name)}{hint}", key=str(name)))
+        except _Refused as refused:
+            key = f"{name}.{refused.key}" if refused.key else name
+            problems.append(Problem(str(refused), key=key))
+    if problems:
+        raise PolicyError(problems)
+    if any(name in conditions for name in _TIMES):
+        tests.insert(0, _window(conditions, zone))
+    return tests[0] if len(tests) == 1 else _all(tests)
+
+
+def _all(tests: list[Condition]) -> Condition:
+    def holds(params: Mapping[str, Any], now: float) -> bool | str:
+        reason: str | None = None
+        for test in tests:
+            held = test(params, now)
+            if held is False:
+                return False
+            if held is not True and reason is None:
+                reason = str(held)
+        return True if reason is None else reason
+
+    return holds
+
+
+# --- time ----------------------------------------------------------------------------------------
+
+
+def _zone(conditions: Mapping[str, Any]) -> tzinfo:
+    if "timezone" not in conditions:
+        return UTC
+    name = conditions["timezone"]
+    if not isinstance(name, str):
+        raise _Refused(f"must be text as in `Europe/Paris`, not {named(name)}")
+    try:
+        return ZoneInfo(name)
+    except (KeyError, ValueError, OSError):  # ZoneInfo opens a file of that name
+        raise _Refused(f"unknown time zone {shown(name)}; write one as in `Europe/Paris`") from None
+
+
+def _minute(value: object) -> int:
+    if isinstance(value, int) and not isinstance(value, bool):
+        raise _Refused(
+            f"must be text, not the number {shown(value)}: write the time in quotes, as in"
+            ' `"18:00"`'
+        )
+    if not isinstance(value, str):
+        raise _Refused(f'must be a time as in `"18:00"`, not {named(value)}')
+    match = _TIME.fullmatch(value)
+    if match is None or not value.isascii():
+        raise _Refused(f'{shown(value)} is not a time; write hours and minutes as in `"18:00"`')
+    return int(match[1]) * 60 + int(match[2])
+
+
+def _window(conditions: Mapping[str, Any], zone: tzinfo) -> Condition:
+    after = _minute(conditions.get("time_after", "00:00"))
+    before = _minute(conditions["time_before"]) if "time_before" in conditions else 24 * 60
+
+    def holds(_: Mapping[str, Any], now: float) -> bool:
+        moment = datetime.fromtimestamp(now, zone)
+        minute = moment.hour * 60 + moment.minute
+        if after > before:  # the window crosses midnight
+            return minute >= after or minute < before
+        return after <= minute < before
+
+    return holds
+
+
+def _weekdays(value: object, zone: tzinfo) -> Condition:
+    if not isinstance(value, list | tuple):
+        raise _Refused(f"must be a list of days from 1 (Monday) to 7, not {named(value)}")
+    for index, day in enumerate(value):
+        if isinstance(day, bool) or not isinstance(day, int) or not 1 <= day <= 7:
+            raise _Refused(f"{shown(day)} is not a day; write 1 (Monday) to 7 (Sunday)", str(index))
+    days = frozenset(value)
+
+    def holds(_: Mapping[str, Any], now: float) -> bool:
+        return datetime.fromtimestamp(now, zone).isoweekday() in days
+
+    return holds
+
+
+# --- parameters ----------------------------------------------------------------------------------
+
+
+def _parameter_test(operator: str, parameter: object, wanted: object) -> Condition:
+    if not isinstance(parameter, str):
+        raise _Refused(f"{shown(parameter)} is not text; put the parameter's name in quotes")
+    if wanted is None:
+        raise _Refused("null is never a value to compare with; a null parameter never holds")
+    test = _OPERATORS[operator](wanted)
+
+    def holds(params: Mapping[str, Any], _: float) -> bool | str:
+        value = params.get(parameter)
+        if value is None:
+            return False
+        held = test(value)
+        return held if held is True or held is False else f"`{operator}.{parameter}`: {held}"
+
+    return holds
+
+
+def json_equal(left: object, right: object) -> bool:
+    """Whether two JSON values are equal: `true` is not 1, numbers compare as numbers."""
+    if isinstance(left, bool) or isinstance(right, bool):
+        return left is right
+    if isinstance(left, int | float):
+        return isinstance(right, int | float) and left == right
+    if isinstance(left, list | tuple):
+        return (
+            isinstance(right, list | tuple)
+            and len(left) == len(right)
+            and all(map(json_equal, left, right))
+        )
+    if isinstance(left, Mapping):
+        return (
+            isinstance(right, Mapping)
+            and left.keys() == right.keys()
+            and all(json_equal(value, right[key]) for key, value in left.items())
+        )
+    if isinstance(left, str):
+        return isinstance(right, str) and left == right
+    return left is None and right is None
+
+
+def _equals(wanted: object) -> _Test:
+    return lambda value: json_equal(value, wanted)
+
+
+def _ordered(compare: Callable[[Any, Any], bool]) -> Callable[[Any], _Test]:
+    def compiled(wanted: object) -> _Test:
+        if isinstance(wanted, bool) or not isinstance(wanted, int | float | str):
+            raise _Refused(f"must be a number or text to compare with, not {named(wanted)}")
+        of_text = isinstance(wanted, str)
+
+        def test(value: object) -> bool | str:
+            if of_text:
+                comparable = isinstance(value, str)
+            else:
+                # Not a number (NaN) is unequal to itself and would compare as false with anything.
+                comparable = (
+                    isinstance(value, int | float) and not isinstance(value, bool) and value == value
+                )
+            if comparable:
+                return compare(value, wanted)
+            return f"{named(value)} cannot be compared with {named(wanted)}"
+
+        return test
+
+    return compiled
+
+
+def _contains(wanted: object) -> _Test:
+    def test(value: object) -> bool | str:
+        if isinstance(value, list | tuple):
+            return any(json_equal(member, wanted) for member in value)
+        if isinstance(value, str | Mapping) and isinstance(wanted, str):
+            return wanted in value
+        return f"{named(value)} cannot contain {named(wanted)}"
+
+    return test
+
+
+def _matches(wanted: object) -> _Test:
+    if not isinstance(wanted, str):
+        raise _Refused(f"must be a regular expression, not {named(wanted)}")
+    search = _regex(wanted).search
+
+    def test(value: object) -> bool | str:
+        if isinstance(value, bool | int | float):
+            value = json.dumps(value)
+        if not isinstance(value, str):
+            return f"{named(value)} cannot be searched"
+        text = value.encode()
+        if len(text) > LONGEST_MATCHED_BYTES:
+            return f"{len(text)} bytes are too long to be searched; at most {LONGEST_MATCHED_BYTES}"
+        return search(text) is not None
+
+    return test
+
+
+def _regex(pattern: str) -> Any:
+    options = re2.Options()
+    options.log_errors = False
+    options.never_capture = True
+    try:
+        compiled = re2.compile(pattern, options)
+    except re2.error as error:
+        said = error.args[0]
+        text = said.decode(errors="replace") if isinstance(said, bytes) else str(said)
+        raise _Refused(f"{shown(pattern)} is not a regular expression of RE2: {text}{_lack(text)}") from None
+    except UnicodeEncodeError:
+        raise _Refused("holds half of a surrogate pair, which is no character") from None
+    if compiled.programsize > LARGEST_PROGRAM:
+        raise _Refused(f"{shown(pattern)} is too large; make its repetitions smaller")
+    return compiled
+
+
+def _lack(error: str) -> str:
+    if "(?=" in error or "(?!" in error or "(?<" in error:
+        return " (RE2 has no lookaround)"
+    if re.search(r"escape sequence: \\[1-9]", error):
+        return " (RE2 has no backreference)"
+    return ""
+
+
+_TIMES = ("time_after", "time_before")
+
+_OPERATORS: dict[str, Callable[[Any], _Test]] = {
+    "param_eq": _equals,
+    "param_gt": _ordered(lambda value, wanted: value > wanted),
+    "param_lt": _ordered(lambda value, wanted: value < wanted),
+    "param_gte": _ordered(lambda value, wanted: value >= wanted),
+    "param_lte": _ordered(lambda value, wanted: value <= wanted),
+    "param_contains": _contains,
+    "param_matches": _matches,
+}
+
+CONDITIONS = frozenset([*_OPERATORS, *_TIMES, "weekdays", "timezone"])
+"""The names of all conditions."""

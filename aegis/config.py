@@ -1,0 +1,99 @@
+"""Settings: every limit and every default of the server lives here."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from aegis.errors import ConfigError, shown
+
+__all__ = ["Settings", "is_loopback", "keys_from"]
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What a server is started with. Times are in seconds, sizes in bytes.
+
+    Attributes:
+        audit_db: The database file; `:memory:` keeps nothing.
+        api_key: May decide, execute and read; None: no such key.
+        admin_key: May do everything; None: the API key may.
+        allow_unauthenticated: Serve without keys on other addresses than the loopback.
+        allowed_hosts: Names that a `Host` header may have besides the local ones, without keys.
+        largest_body_bytes: Of a request.
+        largest_policy_bytes: Of a `PUT` policy.
+        largest_batch: Actions in one request.
+        deepest_nesting: Of a request's JSON.
+        body_timeout_s: For a body to arrive.
+        execute_timeout_s: For an executor to run one action.
+        audit_timeout_s: For a record to be committed before the answer is withheld.
+        drain_timeout_s: For running executions when the server stops.
+        queued_records: Records that may wait for their commit.
+    """
+
+    audit_db: str = "aegis_audit.db"
+    api_key: str | None = field(default=None, repr=False)
+    admin_key: str | None = field(default=None, repr=False)
+    allow_unauthenticated: bool = False
+    allowed_hosts: frozenset[str] = frozenset()
+    largest_body_bytes: int = 1024 * 1024
+    largest_policy_bytes: int = 16 * 1024 * 1024
+    largest_batch: int = 10_000
+    deepest_nesting: int = 64
+    body_timeout_s: float = 10.0
+    execute_timeout_s: float = 30.0
+    audit_timeout_s: float = 5.0
+    drain_timeout_s: float = 10.0
+    queued_records: int = 100_000
+
+    @property
+    def is_keyless(self) -> bool:
+        """Whether anyone who reaches the server may use it."""
+        return self.api_key is None and self.admin_key is None
+
+
+def keys_from(environment: Mapping[str, str] = os.environ) -> tuple[str | None, str | None]:
+    """The API key and the admin key of the environment.
+
+    Raises:
+        ConfigError: One is set, but blank: that is a mistake, not "no key".
+    """
+    return _key(environment, "AEGIS_API_KEY"), _key(environment, "AEGIS_ADMIN_KEY")
+
+
+def _key(environment: Mapping[str, str], name: str) -> str | None:
+    key = environment.get(name)
+    if key is not None and not key.strip():
+        raise ConfigError(f"{name} is set but empty; unset it to serve without keys")
+    return key
+
+
+def is_loopback(host: str) -> bool:
+    """Whether an address or name only reaches this machine."""
+    if host.lower() == "localhost":
+        return True
+    try:
+        address = ipaddress.ip_address(host.strip("[]"))
+    except ValueError:
+        return False
+    mapped = getattr(address, "ipv4_mapped", None)
+    return (mapped or address).is_loopback
+
+
+def host_of(text: str) -> tuple[str, str]:
+    """Name and port of a `Host` value, lower case; the port is "" where there is none.
+
+    Raises:
+        ConfigError: It is none.
+    """
+    name, port = text.strip().lower(), ""
+    if name.startswith("["):
+        name, bracket, rest = name.partition("]")
+        if not bracket or (rest and not rest.startswith(":")):
+            raise ConfigError(f"{shown(text)} is not a host")
+        return f"{name}]", rest[1:]
+    if name.count(":") == 1:
+        name, _, port = name.partition(":")
+    return name, port

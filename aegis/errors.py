@@ -1,0 +1,212 @@
+"""The error tree: a stable code, an HTTP status and an exit code for each.
+
+    AegisError                      aegis_core.errors
+    ├── PolicyError                 400 invalid_policy          exit 1
+    ├── ConfigError                     invalid_configuration   exit 2
+    ├── StoreError                  503 store_unavailable       exit 2
+    │   └── AuditUnavailable        503 audit_unavailable
+    └── RequestError                    the request is refused
+        ├── InvalidBody             400 invalid_json | invalid_body
+        ├── InvalidQuery            400 invalid_query
+        ├── Unauthorized            401 unauthorized
+        ├── Forbidden               403 forbidden | foreign_host | foreign_origin | not_local
+        ├── NotFound                404 not_found
+        ├── MethodNotAllowed        405 method_not_allowed
+        ├── BodyTimeout             408 body_timeout
+        ├── BodyTooLarge            413 body_too_large
+        ├── UnsupportedMediaType    415 unsupported_media_type
+        └── NotReady                503 not_ready
+
+Wording: lower case, one line, what is wrong and then what would be right, the user's value in
+backticks. No secret ever enters a message.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+from aegis_core import AegisError, PolicyError, Problem
+
+__all__ = [
+    "AegisError",
+    "AuditUnavailable",
+    "BodyTimeout",
+    "BodyTooLarge",
+    "ConfigError",
+    "Forbidden",
+    "InvalidBody",
+    "InvalidQuery",
+    "MethodNotAllowed",
+    "NotFound",
+    "NotReady",
+    "PolicyError",
+    "Problem",
+    "RequestError",
+    "StoreError",
+    "Unauthorized",
+    "UnsupportedMediaType",
+    "did_you_mean",
+    "named",
+    "shown",
+]
+
+_LONGEST_SHOWN = 80
+
+
+class ConfigError(AegisError):
+    """An option, a file or a machine that the server cannot start with."""
+
+    code = "invalid_configuration"
+
+
+class StoreError(AegisError):
+    """The database cannot be opened, read or written.
+
+    Attributes:
+        is_permanent: It is these rows that cannot be stored, now or later.
+    """
+
+    code = "store_unavailable"
+    status = 503
+    is_permanent = False
+
+
+class AuditUnavailable(StoreError):
+    """A record could not be committed within its deadline."""
+
+    code = "audit_unavailable"
+
+
+class RequestError(AegisError):
+    """A request that is refused: nothing was executed or stored.
+
+    Args:
+        message: What is wrong and what would be right.
+        code: The stable code, where it is not the class's own.
+        headers: Headers that the answer needs besides the usual ones.
+    """
+
+    status = 400
+
+    def __init__(
+        self,
+        message: str,
+        code: str | None = None,
+        headers: tuple[tuple[bytes, bytes], ...] = (),
+    ) -> None:
+        super().__init__(message)
+        if code is not None:
+            self.code = code
+        self.headers = headers
+
+
+class InvalidBody(RequestError):
+    """A body that is not what the route takes; the message says where."""
+
+    code = "invalid_body"
+
+
+class InvalidQuery(RequestError):
+    """A query parameter that does not exist or has an impossible value."""
+
+    code = "invalid_query"
+
+
+class Unauthorized(RequestError):
+    """No key, or an unknown one."""
+
+    code = "unauthorized"
+    status = 401
+
+
+class Forbidden(RequestError):
+    """A caller that is known, or not local, and may not do this."""
+
+    code = "forbidden"
+    status = 403
+
+
+class NotFound(RequestError):
+    """No such path."""
+
+    code = "not_found"
+    status = 404
+
+
+class MethodNotAllowed(RequestError):
+    """The path exists; the method does not."""
+
+    code = "method_not_allowed"
+    status = 405
+
+
+class BodyTimeout(RequestError):
+    """A body that did not arrive in time."""
+
+    code = "body_timeout"
+    status = 408
+
+
+class BodyTooLarge(RequestError):
+    """A body over the limit."""
+
+    code = "body_too_large"
+    status = 413
+
+
+class UnsupportedMediaType(RequestError):
+    """A body declared as something that the route does not take."""
+
+    code = "unsupported_media_type"
+    status = 415
+
+
+class NotReady(RequestError):
+    """The server cannot decide or record yet, or no more."""
+
+    code = "not_ready"
+    status = 503
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """The hint behind an unknown word: `; did you mean ...`, or else what is known.
+
+    Args:
+        word: What was written.
+        known: What could have been.
+    """
+    words = sorted(known)
+    near = get_close_matches(word.lower(), words, n=1, cutoff=0.5)
+    if near:
+        return f"; did you mean `{near[0]}`?"
+    return f"; known here: {', '.join(words)}"
+
+
+def shown(value: object) -> str:
+    """A value as a message shows it: in backticks, on one line, not endless."""
+    text = value if isinstance(value, str) else repr(value)
+    if isinstance(value, bool):
+        text = text.lower()
+    if not text.isprintable():
+        text = text.encode("unicode_escape", "backslashreplace").decode()
+    return f"`{text[:_LONGEST_SHOWN]}…`" if len(text) > _LONGEST_SHOWN else f"`{text}`"
+
+
+def named(value: object) -> str:
+    """A value's JSON type, for messages: `a number`, `text`, `an object`, …"""
+    match value:
+        case None:
+            return "null"
+        case bool():
+            return "true or false"
+        case int() | float():
+            return "a number"
+        case str():
+            return "text"
+        case list() | tuple():
+            return "a list"
+        case dict():
+            return "an object"
+        case _:
+            return f"a {type(value).__name__}"

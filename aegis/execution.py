@@ -1,0 +1,274 @@
+"""The enforcer: decide, approve, execute, audit."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from abc import ABC, abstractmethod
+from collections.abc import Coroutine
+from dataclasses import dataclass
+from typing import Any
+
+from aegis.audit import AuditLog, AuditRecord, ResultStatus, now_us
+from aegis.codec import dumps, dumps_foreign, redacted_json
+from aegis.decisions import Snapshot
+from aegis.errors import named, shown
+from aegis_core import Action, Approval, Decision
+
+__all__ = ["Enforcer", "Executor", "NoOpExecutor", "Result"]
+
+AUTO_APPROVED = "auto-approved"
+"""What `human_decision` says where the auto-approval mode let an action through."""
+
+
+@dataclass(slots=True)
+class Result:
+    """What became of an action.
+
+    Args:
+        action: The action.
+        status: How it ended.
+        data: What it gave, as JSON has it.
+        error: What went wrong; None where nothing did.
+    """
+
+    action: Action
+    status: ResultStatus
+    data: Any = None
+    error: str | None = None
+
+    @property
+    def ok(self) -> bool:
+        """Whether the action was done."""
+        return self.status == ResultStatus.SUCCESS
+
+
+class Executor(ABC):
+    """Does what was decided. `execute` is required; an exception becomes a `failed` result."""
+
+    @abstractmethod
+    async def execute(self, action: Action) -> Result:
+        """Do one action."""
+
+    async def setup(self) -> None:
+        """Get ready; called once, before the server takes requests."""
+
+    async def teardown(self) -> None:
+        """Let go of everything; called once, after the last action."""
+
+    async def verify(self, action: Action, result: Result) -> bool:
+        """Whether an action that succeeded has had its effect; False makes it `failed`."""
+        return result.ok
+
+
+class NoOpExecutor(Executor):
+    """Does nothing and says so: the default, for those who only want decisions and the audit."""
+
+    async def execute(self, action: Action) -> Result:
+        """Answer `{"executed": true}`."""
+        return Result(action, ResultStatus.SUCCESS, {"executed": True})
+
+
+class Enforcer:
+    """Runs actions and records each of them.
+
+    Invariant: whatever an executor does, its action gets a result and a record; an action that is
+    blocked is never given to it.
+
+    Args:
+        audit: Where the records go.
+        executor: Does the actions.
+        session_id: Of actions that name none.
+        timeout_s: How long one action may take.
+    """
+
+    def __init__(
+        self, audit: AuditLog, executor: Executor, *, session_id: str, timeout_s: float
+    ) -> None:
+        self._audit = audit
+        self._executor = executor
+        self._session_id = session_id
+        self._timeout_s = timeout_s
+        self._has_effects = type(executor) is not NoOpExecutor
+        self._requests: set[asyncio.Task[list[Result]]] = set()
+        self._running: set[asyncio.Task[Result]] = set()
+        self._is_stopping = False
+
+    async def setup(self) -> None:
+        """Get the executor ready."""
+        await _called(self._executor, "setup")
+
+    async def run(self, actions: list[Action], snapshot: Snapshot) -> list[Result]:
+        """Decide, approve, execute and record actions, one after the other.
+
+        Args:
+            actions: What is to be done.
+            snapshot: The policy to decide by.
+
+        Returns:
+            Their results, in order. All records are committed.
+
+        Raises:
+            AuditUnavailable: Before anything was executed, or where a record was not committed
+                in time.
+        """
+        decisions = snapshot.engine.evaluate_many(
+            [(action.type, action.target, action.agent_id, action.params) for action in actions]
+        )
+        self._audit.refuse_when_unavailable()
+        if not self._has_effects:
+            return await self._answer_all(actions, decisions, snapshot.version)
+        # A task of its own: once begun it runs to its record, also when the client has gone.
+        task = asyncio.create_task(self._run_all(actions, decisions, snapshot.version))
+        self._requests.add(task)
+        task.add_done_callback(self._requests.discard)
+        return await asyncio.shield(task)
+
+    async def drain(self, timeout_s: float) -> None:
+        """Let what runs come to its end; what still runs after the timeout is interrupted."""
+        if self._requests:
+            await asyncio.wait(self._requests, timeout=timeout_s)
+        self._is_stopping = True
+        for task in list(self._running):
+            task.cancel()
+        if self._requests:
+            await asyncio.wait(self._requests, timeout=1.0)
+        await _called(self._executor, "teardown")
+
+    async def _answer_all(
+        self, actions: list[Action], decisions: list[Decision], version: int
+    ) -> list[Result]:
+        # Nothing happens outside, so all records may share one commit.
+        results = []
+        for action, decision in zip(actions, decisions, strict=True):
+            if decision.is_allowed:
+                results.append(await self._executor.execute(action))
+            else:
+                results.append(_blocked(action, decision))
+        await self._audit.append(
+            [
+                self._record(action, decision, result, version)
+                for action, decision, result in zip(actions, decisions, results, strict=True)
+            ]
+        )
+        return results
+
+    async def _run_all(
+        self, actions: list[Action], decisions: list[Decision], version: int
+    ) -> list[Result]:
+        results = []
+        for action, decision in zip(actions, decisions, strict=True):
+            if not decision.is_allowed:
+                result = _blocked(action, decision)
+            elif self._is_stopping:
+                result = Result(action, ResultStatus.SKIPPED, error="the server is stopping")
+            else:
+                result = await self._execute(action)
+            results.append(result)
+            await self._audit.append([self._record(action, decision, result, version)])
+        return results
+
+    async def _execute(self, action: Action) -> Result:
+        task = asyncio.create_task(self._guarded(action))
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
+        done, _ = await asyncio.wait([task], timeout=self._timeout_s)
+        if not done:
+            task.cancel()
+            said = f"did not end within {self._timeout_s:g} s; whether it took effect is unknown"
+            return Result(action, ResultStatus.INTERRUPTED, error=said)
+        if task.cancelled():
+            said = "was interrupted; whether it took effect is unknown"
+            return Result(action, ResultStatus.INTERRUPTED, error=said)
+        return task.result()
+
+    async def _guarded(self, action: Action) -> Result:
+        try:
+            result = _checked(action, await _awaited(self._executor.execute(action)))
+            verify = getattr(self._executor, "verify", None)
+            if result.ok and verify is not None and not await _awaited(verify(action, result)):
+                said = "the executor could not verify its effect"
+                return Result(action, ResultStatus.FAILED, result.data, said)
+        except (Exception, SystemExit, KeyboardInterrupt) as error:
+            # Whatever it raises must end in a record, and must not end the server.
+            text = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+            return Result(action, ResultStatus.FAILED, error=_clean(text))
+        return result
+
+    def _record(
+        self, action: Action, decision: Decision, result: Result, version: int
+    ) -> AuditRecord:
+        is_approved = decision.approval is Approval.APPROVE
+        data = None
+        if result.data is not None:
+            data = redacted_json(dumps_foreign(result.data) or b"null").decode()
+        params = dumps_foreign(dict(action.params)) if action.params else b"{}"
+        return AuditRecord(
+            now_us(),
+            action.session_id or self._session_id,
+            action.type,
+            action.target,
+            redacted_json(params or b"{}").decode(),
+            action.description or None,
+            decision.risk_level,
+            decision.approval,
+            decision.matched_rule,
+            AUTO_APPROVED if is_approved else None,
+            result.status,
+            data,
+            result.error,
+            action.agent_id or None,
+            action.parent_agent_id or None,
+            action.chain_id or None,
+            action.chain_depth,
+            version,
+        )
+
+
+def result_json(result: Result) -> bytes:
+    """A result as the API answers it."""
+    return b'{"action_type":%b,"target":%b,"status":%b,"data":%b,"error":%b}' % (
+        dumps(result.action.type),
+        dumps(result.action.target),
+        dumps(result.status.value),
+        dumps_foreign(result.data) or b"null",
+        dumps(result.error),
+    )
+
+
+def _blocked(action: Action, decision: Decision) -> Result:
+    said = f"Blocked by policy rule: {decision.matched_rule}"
+    return Result(action, ResultStatus.BLOCKED, error=said)
+
+
+def _checked(action: Action, outcome: object) -> Result:
+    """What an executor returned, as a result of the very action that it was given."""
+    if not isinstance(outcome, Result):
+        said = f"the executor returned {named(outcome)}, not a Result; what it did is unknown"
+        return Result(action, ResultStatus.FAILED, error=said)
+    try:
+        status = ResultStatus(outcome.status)
+    except ValueError:
+        said = f"the executor returned the unknown status {shown(outcome.status)}"
+        return Result(action, ResultStatus.FAILED, error=said)
+    error = None if outcome.error is None else _clean(str(outcome.error))
+    if outcome.data is not None and dumps_foreign(outcome.data) is None:
+        said = "its data cannot be written as JSON and was left out"
+        return Result(action, status, None, f"{error}; {said}" if error else said)
+    return Result(action, status, outcome.data, error)
+
+
+def _clean(text: str) -> str:
+    """Text that can be stored: no halves of surrogate pairs."""
+    return text.encode("utf-8", "replace").decode()
+
+
+async def _awaited(value: Any) -> Any:
+    return await value if inspect.isawaitable(value) else value
+
+
+async def _called(executor: Executor, name: str) -> None:
+    method = getattr(executor, name, None)
+    if method is not None:
+        outcome: Coroutine[Any, Any, None] | None = method()
+        await _awaited(outcome)

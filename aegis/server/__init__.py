@@ -1,0 +1,222 @@
+"""The composition root: `create_app` builds the server; nothing else constructs its parts."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from aegis.audit import AuditLog
+from aegis.auth import Gate, Role
+from aegis.config import Settings, keys_from
+from aegis.decisions import DecisionPoint, Snapshot
+from aegis.errors import ConfigError, NotReady, shown
+from aegis.execution import Enforcer, Executor, NoOpExecutor
+from aegis.policies import LoadedPolicy, Policy, load_text, read_policy
+from aegis.server.admin import YAML_TYPES, Admin
+from aegis.server.api import Api
+from aegis.server.app import App, Lifecycle, Route
+from aegis.sharing import PolicyVersions
+from aegis.store import Store
+
+__all__ = ["build_app", "create_app", "load_policy_file"]
+
+_JSON_TYPES = frozenset((b"application/json", b"text/json"))
+
+
+def create_app(
+    policy_path: str | Path | None = None,
+    audit_db_path: str | Path | None = None,
+    executor: Executor | None = None,
+    policy: Policy | None = None,
+    *,
+    api_key: str | None = None,
+    admin_key: str | None = None,
+    allow_unauthenticated: bool | None = None,
+    allowed_hosts: Iterable[str] | None = None,
+) -> App:
+    """Build the server as an ASGI application, for any ASGI server.
+
+    It opens its database when the server's life begins, or with the first request where the
+    server runs no lifespan.
+
+    Args:
+        policy_path: The policy file.
+        audit_db_path: The database; `aegis_audit.db` by default, `:memory:` keeps nothing.
+        executor: Does the actions; without one they are only decided and recorded.
+        policy: A policy instead of a file; it counts as the file does.
+        api_key: May decide, execute and read; `AEGIS_API_KEY` by default.
+        admin_key: May do everything; `AEGIS_ADMIN_KEY` by default.
+        allow_unauthenticated: Serve other machines without keys; `AEGIS_ALLOW_UNAUTHENTICATED`.
+        allowed_hosts: Names that a `Host` header may have, without keys; `AEGIS_ALLOWED_HOSTS`.
+
+    Raises:
+        PolicyError: The policy is refused.
+        ConfigError: Something else is missing or wrong.
+    """
+    environment = os.environ
+    keys = keys_from(environment)
+    for name, key in (("api_key", api_key), ("admin_key", admin_key)):
+        if key is not None and not key.strip():
+            raise ConfigError(f"{name} is empty; leave it out to serve without keys")
+    if allow_unauthenticated is None:
+        allow_unauthenticated = _is_true(environment.get("AEGIS_ALLOW_UNAUTHENTICATED", ""))
+    if allowed_hosts is None:
+        allowed_hosts = environment.get("AEGIS_ALLOWED_HOSTS", "").replace(",", " ").split()
+    settings = Settings(
+        audit_db=str(audit_db_path or environment.get("AEGIS_AUDIT_DB") or "aegis_audit.db"),
+        api_key=keys[0] if api_key is None else api_key,
+        admin_key=keys[1] if admin_key is None else admin_key,
+        allow_unauthenticated=allow_unauthenticated,
+        allowed_hosts=frozenset(allowed_hosts),
+    )
+    if policy is not None:
+        file = LoadedPolicy(policy, policy.source)
+    elif policy_path is not None:
+        file = load_policy_file(policy_path)
+    else:
+        file = load_text("")
+    return build_app(settings, file=file, executor=executor)
+
+
+def load_policy_file(path: str | Path) -> LoadedPolicy:
+    """Load a policy file for a server.
+
+    Raises:
+        PolicyError: It is refused.
+        ConfigError: It cannot be read.
+    """
+    try:
+        return load_text(read_policy(path))
+    except OSError as error:
+        raise ConfigError(f"cannot read the policy {shown(str(path))}: {error.strerror}") from None
+
+
+def build_app(
+    settings: Settings,
+    *,
+    file: LoadedPolicy | None,
+    executor: Executor | None = None,
+    session_id: str | None = None,
+) -> App:
+    """Build the server from settings; `create_app` is the door for everybody else.
+
+    Args:
+        settings: Limits and keys.
+        file: The policy file; None: the version in force in the database.
+        executor: Does the actions.
+        session_id: Of actions that name none; the same for all workers of a server.
+    """
+    service = _Service(settings, file, executor or NoOpExecutor(), session_id or uuid.uuid4().hex)
+    api = Api(settings, service.snapshot, service.enforcer, service.audit)
+    admin = Admin(deepest=settings.deepest_nesting, put=service.put)
+    body = settings.largest_body_bytes
+    routes = {
+        ("GET", "/health"): Route(api.health, Role.ANYONE, needs_service=False),
+        ("GET", "/health/live"): Route(api.live, Role.ANYONE, needs_service=False),
+        ("GET", "/health/ready"): Route(api.ready, Role.ANYONE),
+        ("POST", "/api/v1/evaluate"): Route(api.evaluate, Role.USER, body),
+        ("POST", "/api/v1/execute"): Route(api.execute, Role.USER, body),
+        ("GET", "/api/v1/audit"): Route(api.audit, Role.USER),
+        ("GET", "/api/v1/policy"): Route(api.policy, Role.USER),
+        ("PUT", "/api/v1/policy"): Route(
+            admin.put_policy, Role.ADMIN, settings.largest_policy_bytes, _JSON_TYPES | YAML_TYPES
+        ),
+    }
+    lifecycle = Lifecycle(service.open, service.close)
+    return App(routes, Gate(settings), lifecycle, body_timeout_s=settings.body_timeout_s)
+
+
+@dataclass(slots=True)
+class _Open:
+    """What an open service holds."""
+
+    store: Store
+    versions: PolicyVersions
+    decisions: DecisionPoint
+    audit: AuditLog
+    enforcer: Enforcer
+
+
+class _Service:
+    """Policy, audit and executor of one process: closed, or open as a whole."""
+
+    def __init__(
+        self, settings: Settings, file: LoadedPolicy | None, executor: Executor, session_id: str
+    ) -> None:
+        self._settings = settings
+        self._file = file
+        self._executor = executor
+        self._session_id = session_id
+        self._parts: _Open | None = None
+
+    async def open(self) -> None:
+        store = Store(self._settings.audit_db)
+        try:
+            versions = PolicyVersions(store)
+            decisions = DecisionPoint(versions.start(self._file))
+            audit = AuditLog(
+                store,
+                most_queued=self._settings.queued_records,
+                timeout_s=self._settings.audit_timeout_s,
+            )
+        except BaseException:
+            store.close()
+            raise
+        enforcer = Enforcer(
+            audit,
+            self._executor,
+            session_id=self._session_id,
+            timeout_s=self._settings.execute_timeout_s,
+        )
+        try:
+            await enforcer.setup()
+        except Exception as error:
+            audit.close()
+            store.close()
+            raise ConfigError(f"the executor's setup failed: {error}") from error
+        self._parts = _Open(store, versions, decisions, audit, enforcer)
+
+    async def close(self) -> None:
+        parts, self._parts = self._open, None
+        try:
+            await parts.enforcer.drain(self._settings.drain_timeout_s)
+        finally:
+            parts.audit.close()
+            parts.versions.close()
+            parts.store.close()
+
+    @property
+    def _open(self) -> _Open:
+        if self._parts is None:
+            raise NotReady("the server is stopping")
+        return self._parts
+
+    def snapshot(self) -> Snapshot:
+        """The policy in force: never older than one that a PUT has answered for."""
+        parts = self._open
+        current = parts.decisions.current
+        if current.version != parts.versions.newest:
+            parts.decisions.switch(parts.versions.load_newest())
+            current = parts.decisions.current
+        return current
+
+    def put(self, loaded: LoadedPolicy) -> Snapshot:
+        """Put a policy into force; called in a thread."""
+        parts = self._open
+        snapshot = parts.versions.put(loaded)
+        parts.decisions.switch(snapshot)
+        return snapshot
+
+    def enforcer(self) -> Enforcer:
+        return self._open.enforcer
+
+    def audit(self) -> AuditLog:
+        return self._open.audit
+
+
+def _is_true(text: str) -> bool:
+    return text.strip().lower() in ("1", "true", "yes", "on", "t", "y")

@@ -1,0 +1,81 @@
+"""What operators call: the change of the policy."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from aegis import codec
+from aegis.decisions import Snapshot
+from aegis.errors import InvalidBody, named
+from aegis.policies import LoadedPolicy, load_document, load_text
+from aegis.server.app import Request, Response, problems_json
+
+__all__ = ["YAML_TYPES", "Admin"]
+
+YAML_TYPES = frozenset(
+    (b"application/yaml", b"application/x-yaml", b"text/yaml", b"text/x-yaml", b"text/vnd.yaml")
+)
+_DOCUMENT_KEYS = ("rules", "defaults")
+
+
+class Admin:
+    """The handlers.
+
+    Args:
+        deepest: Limit on the nesting of a JSON body.
+        put: Stores a policy, switches to it everywhere and returns it.
+    """
+
+    def __init__(self, *, deepest: int, put: Callable[[LoadedPolicy], Snapshot]) -> None:
+        self._deepest = deepest
+        self._put = put
+
+    async def put_policy(self, request: Request) -> Response:
+        """`PUT /api/v1/policy`: validate, compile, store, switch."""
+        # In a thread: other requests go on while a large policy is parsed and compiled.
+        loaded, snapshot = await asyncio.to_thread(self._load_and_put, request)
+        return Response(
+            codec.dumps(
+                {
+                    "status": "updated",
+                    "rule_count": snapshot.rule_count,
+                    "version": snapshot.version,
+                    "sha256": loaded.sha256,
+                    "warnings": problems_json(loaded.warnings),
+                }
+            ),
+            (snapshot.header,),
+        )
+
+    def _load_and_put(self, request: Request) -> tuple[LoadedPolicy, Snapshot]:
+        loaded = read_policy_body(
+            request.headers.get(b"content-type", b""), request.body, deepest=self._deepest
+        )
+        return loaded, self._put(loaded)
+
+
+def read_policy_body(media_type: bytes, body: bytes, *, deepest: int) -> LoadedPolicy:
+    """The policy of a body in any of its three forms.
+
+    Raises:
+        InvalidBody: It is none of them.
+        PolicyError: The policy is refused.
+    """
+    if media_type.partition(b";")[0].strip().lower() in YAML_TYPES:
+        if not body:
+            raise InvalidBody("the body is empty; send the policy's YAML")
+        return load_text(body)
+    value = codec.loads(body, deepest=deepest)
+    if not isinstance(value, dict):
+        raise InvalidBody(f"the body must be an object, not {named(value)}")
+    if "yaml" in value:
+        text = value["yaml"]
+        if not isinstance(text, str):
+            raise InvalidBody(f"`yaml` must be text, not {named(text)}")
+        if any(key in value for key in _DOCUMENT_KEYS):
+            raise InvalidBody("send either `yaml` or `rules` and `defaults`, not both")
+        return load_text(text)
+    if not any(key in value for key in _DOCUMENT_KEYS):
+        raise InvalidBody("a policy is missing; send `yaml`, or `rules` and `defaults`")
+    return load_document(value)

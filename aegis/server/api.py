@@ -1,0 +1,203 @@
+"""What agents and auditors call: health, decisions, executions, the audit."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncIterator, Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from urllib.parse import parse_qsl
+
+from aegis import __version__, codec
+from aegis.audit import AuditFilter, AuditLog, ResultStatus
+from aegis.config import Settings
+from aegis.decisions import Snapshot
+from aegis.errors import InvalidQuery, NotReady, did_you_mean, shown
+from aegis.execution import Enforcer, result_json
+from aegis.server.app import Request, Response
+from aegis_core import RiskLevel
+
+__all__ = ["Api"]
+
+LARGEST_LIMIT = 1_000_000_000
+LARGEST_ID = 2**63 - 1
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
+
+# SOURCE: RFC 3339 section 5.6. A `+` that was not escaped in a query arrives as a space.
+_TIME = re.compile(
+    r"(\d{4}-\d\d-\d\d)[Tt ](\d\d:\d\d:\d\d)(?:\.(\d{1,9}))?(?:([Zz])|([+\- ])(\d\d:\d\d))", re.ASCII
+)
+
+
+class Api:
+    """The handlers.
+
+    Args:
+        settings: Limits.
+        snapshot: The policy in force, at least as new as any that was answered for.
+        enforcer: Executes.
+        audit: The records.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        snapshot: Callable[[], Snapshot],
+        enforcer: Callable[[], Enforcer],
+        audit: Callable[[], AuditLog],
+    ) -> None:
+        self._deepest = settings.deepest_nesting
+        self._largest_batch = settings.largest_batch
+        self._snapshot = snapshot
+        self._enforcer = enforcer
+        self._audit = audit
+
+    def health(self, _: Request) -> Response:
+        """`GET /health`"""
+        return Response(codec.dumps({"status": "ok", "version": __version__}))
+
+    def live(self, _: Request) -> Response:
+        """`GET /health/live`: the process answers."""
+        return Response(b'{"status":"ok"}')
+
+    def ready(self, _: Request) -> Response:
+        """`GET /health/ready`: decisions can be made and recorded."""
+        failure = self._audit().failure
+        if failure is not None:
+            raise NotReady(f"the audit cannot be written: {failure}")
+        self._snapshot()
+        return Response(b'{"status":"ok"}')
+
+    def evaluate(self, request: Request) -> Response:
+        """`POST /api/v1/evaluate`: decide, without executing."""
+        questions, is_batch = codec.read_questions(
+            request.body, deepest=self._deepest, largest_batch=self._largest_batch
+        )
+        snapshot = self._snapshot()
+        if is_batch:
+            decisions = snapshot.engine.evaluate_many(questions)
+            return Response(codec.decisions_json(questions, decisions), (snapshot.header,))
+        question = questions[0]
+        decision = snapshot.engine.evaluate(*question)
+        return Response(codec.decision_json(question, decision), (snapshot.header,))
+
+    async def execute(self, request: Request) -> Response:
+        """`POST /api/v1/execute`: decide, approve, execute, audit."""
+        actions, is_batch = codec.read_actions(
+            request.body, deepest=self._deepest, largest_batch=self._largest_batch
+        )
+        snapshot = self._snapshot()
+        results = [result_json(result) for result in await self._enforcer().run(actions, snapshot)]
+        body = b"[%b]" % b",".join(results) if is_batch else results[0]
+        return Response(body, (snapshot.header,))
+
+    def policy(self, _: Request) -> Response:
+        """`GET /api/v1/policy`: the policy in force."""
+        snapshot = self._snapshot()
+        return Response(snapshot.json, (snapshot.header,))
+
+    async def audit(self, request: Request) -> Response:
+        """`GET /api/v1/audit`: records, oldest first."""
+        pages = self._audit().pages(read_filter(request.query))
+        # The first page is read before anything is sent, so that a failure still has its status.
+        first = await anext(pages, [])
+        second = await anext(pages, None)
+        if second is None:
+            return Response(codec.dumps(first))
+        return Response(_streamed(first, second, pages))
+
+
+async def _streamed(
+    first: list[Any], second: list[Any], pages: AsyncIterator[list[Any]]
+) -> AsyncIterator[bytes]:
+    yield codec.dumps(first)[:-1]
+    yield b"," + codec.dumps(second)[1:-1]
+    async for page in pages:
+        yield b"," + codec.dumps(page)[1:-1]
+    yield b"]"
+
+
+def read_filter(query: bytes) -> AuditFilter:
+    """The filter of a query string; an empty value is left out.
+
+    Raises:
+        InvalidQuery: A parameter is unknown, repeated, or has an impossible value.
+    """
+    try:
+        pairs = parse_qsl(
+            query.decode("ascii"), keep_blank_values=True, errors="strict", max_num_fields=64
+        )
+    except ValueError:
+        raise InvalidQuery("the query string is not UTF-8 in percent encoding") from None
+    wanted: dict[str, Any] = {}
+    for name, value in pairs:
+        if name not in _PARAMETERS:
+            hint = did_you_mean(name, _PARAMETERS)
+            raise InvalidQuery(f"unknown parameter {shown(name)}{hint}")
+        member, read = _PARAMETERS[name]
+        if not value:
+            continue
+        if member in wanted:
+            raise InvalidQuery(f"`{name}` stands twice; give it once")
+        wanted[member] = read(name, value)
+    return AuditFilter(**wanted)
+
+
+def _text(_: str, value: str) -> str:
+    return value
+
+
+def _risk_level(name: str, value: str) -> RiskLevel:
+    try:
+        return RiskLevel[value.upper()]
+    except KeyError:
+        levels = ", ".join(level.name for level in RiskLevel)
+        raise InvalidQuery(f"`{name}` {shown(value)} does not exist; use one of {levels}") from None
+
+
+def _status(name: str, value: str) -> ResultStatus:
+    try:
+        return ResultStatus(value)
+    except ValueError:
+        known = ", ".join(ResultStatus)
+        raise InvalidQuery(f"`{name}` {shown(value)} does not exist; use one of {known}") from None
+
+
+def _number(largest: int) -> Callable[[str, str], int]:
+    def read(name: str, value: str) -> int:
+        if not (value.isascii() and value.isdigit() and len(value) < 20 and int(value) <= largest):
+            raise InvalidQuery(f"`{name}` must be a number from 0 to {largest}, not {shown(value)}")
+        return int(value)
+
+    return read
+
+
+def _time(name: str, value: str) -> int:
+    match = _TIME.fullmatch(value)
+    if match is not None:
+        day, clock, fraction, _, sign, offset = match.groups()
+        zone = f"{'-' if sign == '-' else '+'}{offset}" if offset else "+00:00"
+        try:
+            moment = datetime.fromisoformat(f"{day}T{clock}.{(fraction or '0')[:6]:0<6}{zone}")
+            return (moment - _EPOCH) // _MICROSECOND
+        except (ValueError, OverflowError):
+            pass
+    raise InvalidQuery(
+        f"`{name}` must be a time as in `2026-01-31T18:00:00Z` (RFC 3339), not {shown(value)}"
+    )
+
+
+_PARAMETERS: dict[str, tuple[str, Callable[[str, str], Any]]] = {
+    "session_id": ("session_id", _text),
+    "action_type": ("action_type", _text),
+    "risk_level": ("risk_level", _risk_level),
+    "result_status": ("result_status", _status),
+    "agent_id": ("agent_id", _text),
+    "matched_rule": ("matched_rule", _text),
+    "since": ("since_us", _time),
+    "until": ("until_us", _time),
+    "after": ("after", _number(LARGEST_ID)),
+    "before": ("before", _number(LARGEST_ID)),
+    "limit": ("limit", _number(LARGEST_LIMIT)),
+}

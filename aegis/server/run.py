@@ -1,0 +1,292 @@
+"""Runs the server: checks everything in the parent, then hands over to granian. The only granian.
+
+granian cannot end with an exit code of ours, nor say why a worker did not start, so all that can
+be known beforehand is checked before its workers are forked, and a worker that still fails leaves
+its reason in memory that it shares with the parent.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import errno
+import importlib
+import mmap
+import multiprocessing
+import os
+import signal
+import socket
+import sys
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+from granian import Granian
+from granian.constants import HTTPModes, Interfaces, Loops
+from granian.http import HTTP1Settings
+from granian.log import LogLevels
+
+from aegis import __version__
+from aegis.config import Settings, is_loopback
+from aegis.decisions import Snapshot
+from aegis.errors import AegisError, ConfigError, shown
+from aegis.execution import Executor
+from aegis.policies import LoadedPolicy
+from aegis.server import build_app
+from aegis.server.app import App
+from aegis.sharing import PolicyVersions
+from aegis.store import Store
+
+__all__ = ["Address", "load_executor", "serve"]
+
+KILL_TIMEOUT_S = 20
+"""After which granian kills a worker that does not stop: more than a body and a drain may take."""
+IDLE_TIMEOUT_MS = 30_000
+LARGEST_HEADERS_BYTES = 64 * 1024
+_PR_SET_PDEATHSIG = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where to listen.
+
+    Attributes:
+        host: As the operator wrote it.
+        ip: The address that it stands for.
+        port: The port.
+    """
+
+    host: str
+    ip: str
+    port: int
+
+    def __str__(self) -> str:
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"http://{host}:{self.port}"
+
+
+def serve(
+    settings: Settings,
+    policy_path: str,
+    file: LoadedPolicy,
+    *,
+    host: str,
+    port: int,
+    workers: int = 1,
+    executor: str | None = None,
+    reset_policy: bool = False,
+    announce: Callable[[str], None] = print,
+) -> None:
+    """Serve until a signal ends it.
+
+    Args:
+        settings: Limits and keys.
+        policy_path: What the policy file is called, for messages.
+        file: The policy file.
+        host: Name or address to listen on.
+        port: Port; 0 takes a free one.
+        workers: Processes.
+        executor: `module:Class` of an executor.
+        reset_policy: Go back to the file even where a newer policy was put.
+        announce: Says the text that tells an operator what runs.
+
+    Raises:
+        AegisError: It cannot start, and why.
+    """
+    if settings.is_keyless and not is_loopback(host) and not settings.allow_unauthenticated:
+        raise ConfigError(
+            f"{shown(host)} can be reached by other machines and no key is set; set AEGIS_API_KEY,"
+            " or give --allow-unauthenticated"
+        )
+    address = _free_address(host, port)
+    snapshot = _prepare(settings, file, reset=reset_policy)
+    text = _announcement(address, policy_path, file, snapshot, settings, executor, workers)
+    failure = mmap.mmap(-1, 4096)
+    loader = _loader(settings, executor, failure, os.getpid(), lambda: announce(text))
+    # The loader is a closure and the failure's memory is inherited: both need a fork.
+    multiprocessing.set_start_method("fork", force=True)
+    server = Granian(
+        target="aegis",
+        address=address.ip,
+        port=address.port,
+        interface=Interfaces.ASGI,
+        workers=workers,
+        http=HTTPModes.http1,
+        websockets=False,
+        loop=Loops.uvloop,
+        http1_settings=HTTP1Settings(
+            header_read_timeout=IDLE_TIMEOUT_MS, max_buffer_size=LARGEST_HEADERS_BYTES
+        ),
+        log_level=LogLevels.error,
+        log_access=False,
+        respawn_failed_workers=True,
+        workers_kill_timeout=KILL_TIMEOUT_S,
+    )
+    try:
+        server.serve(target_loader=loader, wrap_loader=False)
+    except SystemExit:
+        _raise_failure(failure)
+        raise
+    _raise_failure(failure)
+
+
+def load_executor(spec: str) -> Executor:
+    """The executor that `module:Class` names, made; modules are also looked for here.
+
+    Raises:
+        ConfigError: There is none, or it cannot be made.
+    """
+    module_name, colon, name = spec.partition(":")
+    if not (module_name and colon and name):
+        raise ConfigError(f"executor {shown(spec)} must be written as `module:Class`")
+    if (here := str(Path.cwd())) not in sys.path:
+        sys.path.insert(0, here)
+    try:
+        found: Any = importlib.import_module(module_name)
+        for part in name.split("."):
+            found = getattr(found, part)
+        executor = found() if callable(found) else found
+    except Exception as error:  # noqa: BLE001 - foreign code; whatever it raises is why we cannot start
+        raise ConfigError(f"cannot load executor {shown(spec)}: {error}") from error
+    if not callable(getattr(executor, "execute", None)):
+        raise ConfigError(f"executor {shown(spec)} has no method `execute`")
+    return executor  # type: ignore[no-any-return]
+
+
+def _free_address(host: str, port: int) -> Address:
+    """The address to listen on, seen to be free.
+
+    granian shares ports (SO_REUSEPORT), so a second server would start beside the first one and
+    take a part of its requests; a socket that does not share finds out.
+    """
+    try:
+        family, kind, protocol, _, place = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+    except (OSError, UnicodeError):
+        raise ConfigError(f"host {shown(host)} is no address and no known name") from None
+    with socket.socket(family, kind, protocol) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(place)
+        except OSError as error:
+            raise ConfigError(_cannot_bind(error, host, port)) from None
+        return Address(host, str(place[0]), probe.getsockname()[1])
+
+
+def _cannot_bind(error: OSError, host: str, port: int) -> str:
+    match error.errno:
+        case errno.EADDRINUSE:
+            return f"port {port} of {host} is in use; stop what uses it, or choose another --port"
+        case errno.EACCES:
+            return f"port {port} needs privileges; choose one from 1024 up"
+        case errno.EADDRNOTAVAIL:
+            return f"{shown(host)} is not an address of this machine"
+        case _:
+            return f"cannot listen on port {port} of {host}: {error.strerror}"
+
+
+def _prepare(settings: Settings, file: LoadedPolicy, *, reset: bool) -> Snapshot:
+    """Choose the policy in force and see that the database can be written; leaves nothing open."""
+    store = Store(settings.audit_db)
+    try:
+        versions = PolicyVersions(store)
+        try:
+            return versions.start(file, reset=reset)
+        finally:
+            versions.close()
+    finally:
+        store.close()
+
+
+def _announcement(
+    address: Address,
+    policy_path: str,
+    file: LoadedPolicy,
+    snapshot: Snapshot,
+    settings: Settings,
+    executor: str | None,
+    workers: int,
+) -> str:
+    origin = policy_path if snapshot.stored.origin == "file" else "put over HTTP"
+    if settings.is_keyless:
+        callers = "keyless: " + (
+            "EVERYONE who reaches this address" if settings.allow_unauthenticated else "this machine only"
+        )
+    else:
+        callers = "keyed" + ("" if settings.admin_key is None else ", with an admin key")
+    lines = [
+        f"Aegis {__version__} at {address}",
+        f"  policy     version {snapshot.version}, {snapshot.rule_count} rules, from {origin}",
+        f"  database   {settings.audit_db}",
+        f"  callers    {callers}",
+        "  approval   auto-approval on: actions to `approve` run without asking anyone",
+        f"  executor   {executor or 'none: actions are decided and recorded, not done'}",
+    ]
+    if workers > 1:
+        lines.append(f"  workers    {workers}")
+    if snapshot.stored.origin == "file":
+        lines += [f"  warning    {policy_path}:{odd.line}: {odd}" for odd in file.warnings]
+    return "\n".join(lines)
+
+
+def _loader(
+    settings: Settings,
+    executor: str | None,
+    failure: mmap.mmap,
+    parent: int,
+    ready: Callable[[], None],
+) -> Callable[[], App]:
+    """What granian calls in each worker; a worker that cannot start ends the whole server."""
+    session_id = uuid.uuid4().hex
+
+    def load() -> App:
+        _die_with(parent)
+        try:
+            made = None if executor is None else load_executor(executor)
+            app = build_app(settings, file=None, executor=made, session_id=session_id)
+            loop = asyncio.get_event_loop()
+            loop.run_until_complete(app.open())
+        except AegisError as error:
+            _fail(str(error), failure, parent)
+        # When the loop runs for good, granian listens.
+        loop.call_later(0.02, _once, failure, ready)
+        return app
+
+    return load
+
+
+_ANNOUNCED = 4095  # the last byte of the shared memory: has any worker said that it is ready?
+
+
+def _once(shared: mmap.mmap, ready: Callable[[], None]) -> None:
+    if not shared[_ANNOUNCED]:
+        shared[_ANNOUNCED] = 1
+        ready()
+        sys.stdout.flush()
+
+
+def _die_with(parent: int) -> None:
+    """Workers must not outlive their parent: they would keep the port, and nobody would know."""
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    if os.getppid() != parent:
+        os._exit(0)
+
+
+def _fail(message: str, failure: mmap.mmap, parent: int) -> NoReturn:
+    """End the server from a worker: leave the reason, wake the parent, wait for it to stop us."""
+    text = " ".join(message.split()).encode()[: _ANNOUNCED - 1]
+    failure[: len(text)] = text
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    os.kill(parent, signal.SIGTERM)
+    signal.alarm(KILL_TIMEOUT_S)
+    while True:
+        signal.pause()
+
+
+def _raise_failure(failure: mmap.mmap) -> None:
+    text = failure[:_ANNOUNCED].rstrip(b"\0").decode(errors="replace")
+    if text:
+        raise ConfigError(text)

@@ -1,0 +1,137 @@
+"""Policy versions: which one is in force, and how every process over one database learns of it.
+
+The database holds the versions. A small mapped file beside it holds the number of the newest one,
+so that a request costs one comparison to know whether another process has put a newer policy.
+"""
+
+from __future__ import annotations
+
+import logging
+import mmap
+import os
+
+from aegis.audit import now_us
+from aegis.decisions import Snapshot
+from aegis.errors import StoreError, shown
+from aegis.policies import LoadedPolicy, load_text
+from aegis.store import PolicyVersion, Store
+
+__all__ = ["PolicyVersions"]
+
+_log = logging.getLogger("aegis.policy")
+
+
+class PolicyVersions:
+    """The versions of one database.
+
+    Invariant: `newest` is at least the version that any `put` of any process has returned, so a
+    request that compares its snapshot with it is never decided by an older policy.
+
+    Args:
+        store: Where the versions are.
+
+    Raises:
+        StoreError: The shared file cannot be made.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._map: mmap.mmap | None = None
+        self._word = memoryview(bytearray(8)).cast("Q")
+        if not store.is_memory:
+            path = f"{store.path}.version"
+            try:
+                file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+                try:
+                    os.ftruncate(file, 8)
+                    self._map = mmap.mmap(file, 8)
+                finally:
+                    os.close(file)
+            except OSError as error:
+                raise StoreError(f"cannot use {shown(path)}: {error}") from error
+            self._word = memoryview(self._map).cast("Q")
+
+    @property
+    def newest(self) -> int:
+        """The number of the newest version that anyone has put into force."""
+        return self._word[0]
+
+    def start(self, file: LoadedPolicy | None, *, reset: bool = False) -> Snapshot:
+        """Choose the policy to start with: the newest intent wins.
+
+        Args:
+            file: The policy file; None: whatever is in force already, or else nothing but the
+                defaults.
+            reset: Go back to the file even where a newer policy was put.
+
+        Returns:
+            The compiled policy in force.
+
+        Raises:
+            StoreError: The database cannot be read or written.
+            PolicyError: The stored policy cannot be loaded by this release.
+        """
+        newest = self._store.newest_policy()
+        if file is None:
+            if newest is not None:
+                return self._announced(self._compiled(newest))
+            file = load_text("")
+        last = self._store.newest_policy("file")
+        if last is None or last.sha256 != file.sha256:
+            if newest is not None and newest.origin != "file":
+                _log.warning(
+                    "the policy file has changed: it replaces version %d, which was put meanwhile"
+                    " and stays in the history",
+                    newest.version,
+                )
+            return self.put(file, "file")
+        assert newest is not None  # there is at least `last`
+        if newest.origin == "file":
+            return self._announced(Snapshot(file, newest))
+        if reset:
+            return self.put(file, "file")
+        _log.warning(
+            "the policy file is unchanged and version %d, which was put later, stays in force;"
+            " --reset-policy goes back to the file",
+            newest.version,
+        )
+        return self._announced(self._compiled(newest))
+
+    def put(self, loaded: LoadedPolicy, origin: str = "put") -> Snapshot:
+        """Store a policy as the newest version and tell every process.
+
+        Raises:
+            StoreError: It could not be stored; nothing has changed then.
+
+        Cost: compiles, and waits for the disk.
+        """
+        loaded.policy.engine  # noqa: B018 - compiled before anyone can see the version
+        version = self._store.add_policy(loaded.sha256, origin, now_us(), loaded.source)
+        return self._announced(Snapshot(loaded, version))
+
+    def load_newest(self) -> Snapshot:
+        """The newest version, compiled.
+
+        Raises:
+            StoreError: It cannot be read.
+        """
+        newest = self._store.newest_policy()
+        if newest is None:
+            raise StoreError("the database has lost its policy versions")
+        return self._announced(self._compiled(newest))
+
+    def close(self) -> None:
+        """Let go of the shared file."""
+        self._word.release()
+        if self._map is not None:
+            self._map.close()
+
+    def _compiled(self, version: PolicyVersion) -> Snapshot:
+        return Snapshot(load_text(version.source), version)
+
+    def _announced(self, snapshot: Snapshot) -> Snapshot:
+        snapshot.engine  # noqa: B018 - see `put`
+        # An aligned word is written at once. It never goes back: a number only ever grows.
+        if snapshot.version > self._word[0]:
+            self._word[0] = snapshot.version
+        return snapshot

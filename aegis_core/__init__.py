@@ -1,0 +1,35 @@
+"""The engine: compiles a policy into tries and decides by them.
+
+Pure: no input or output, no clock, no logging; the standard library only.
+"""
+
+from aegis_core.engine import Engine, compile_policy
+from aegis_core.errors import AegisError, PolicyError, Problem
+from aegis_core.model import (
+    DEFAULT_RULE,
+    Action,
+    Approval,
+    Condition,
+    Decision,
+    Policy,
+    PolicyDecision,
+    PolicyRule,
+    RiskLevel,
+)
+
+__all__ = [
+    "DEFAULT_RULE",
+    "Action",
+    "AegisError",
+    "Approval",
+    "Condition",
+    "Decision",
+    "Engine",
+    "Policy",
+    "PolicyDecision",
+    "PolicyError",
+    "PolicyRule",
+    "Problem",
+    "RiskLevel",
+    "compile_policy",
+]

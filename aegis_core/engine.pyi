@@ -1,0 +1,33 @@
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from aegis_core.model import Condition, Decision, Policy
+
+class Engine:
+    policy: Policy
+    def __init__(
+        self,
+        policy: Policy,
+        *,
+        condition: Callable[[Mapping[str, Any]], Condition | None],
+        clock: Callable[[], float] = ...,
+    ) -> None: ...
+    @property
+    def block_bytes(self) -> int: ...
+    def evaluate(
+        self,
+        action_type: str,
+        target: str = "",
+        agent: str = "",
+        params: Mapping[str, Any] | None = None,
+    ) -> Decision: ...
+    def evaluate_many(
+        self, actions: Iterable[tuple[str, str, str, Mapping[str, Any] | None]]
+    ) -> list[Decision]: ...
+
+def compile_policy(
+    policy: Policy,
+    *,
+    condition: Callable[[Mapping[str, Any]], Condition | None],
+    clock: Callable[[], float] = ...,
+) -> Engine: ...

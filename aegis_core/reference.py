@@ -1,0 +1,111 @@
+"""The executable specification: a linear scan by `fnmatch`. It judges the engine and feeds `explain`.
+
+It must stay obvious rather than fast: where the two differ, this one is right.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Any
+
+from aegis_core.model import DEFAULT_RULE, Condition, Decision, Policy, PolicyRule
+
+__all__ = ["Step", "Trace", "evaluate", "trace"]
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What became of one rule.
+
+    Attributes:
+        rule: Its index.
+        mismatch: The first pattern that did not match (`type`, `target`, `agent`), or None.
+        held: What its conditions said: True, False, or why they cannot be judged. None where a
+            pattern did not match, since they are not asked then.
+    """
+
+    rule: int
+    mismatch: str | None
+    held: bool | str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Trace:
+    """A decision and every rule on the way to it, the deciding one last."""
+
+    decision: Decision
+    steps: tuple[Step, ...]
+
+
+def trace(
+    policy: Policy,
+    action_type: str,
+    target: str = "",
+    agent: str = "",
+    params: Mapping[str, Any] | None = None,
+    *,
+    condition: Callable[[Mapping[str, Any]], Condition | None],
+    now: float,
+) -> Trace:
+    """Decide by the rules in their order and keep what each of them said.
+
+    Args:
+        policy: The rules and defaults.
+        action_type: The action's type.
+        target: Its target.
+        agent: Its agent; "" where it has none.
+        params: Its parameters.
+        condition: Compiles a rule's conditions; None where it has none.
+        now: The time of the decision, in seconds since the epoch.
+    """
+    steps: list[Step] = []
+    for index, rule in enumerate(policy.rules):
+        mismatch = _mismatch(rule, action_type, target, agent)
+        held: bool | str | None = None
+        if mismatch is None:
+            held = _held(condition(rule.conditions), {} if params is None else params, now)
+        steps.append(Step(index, mismatch, held))
+        if held is True:
+            decision = Decision(rule.name, rule.risk_level, rule.approval)
+            return Trace(decision, tuple(steps))
+        if isinstance(held, str):
+            return Trace(Decision.indeterminate(rule.name, held), tuple(steps))
+    default = Decision(DEFAULT_RULE, policy.default_risk_level, policy.default_approval)
+    return Trace(default, tuple(steps))
+
+
+def evaluate(
+    policy: Policy,
+    action_type: str,
+    target: str = "",
+    agent: str = "",
+    params: Mapping[str, Any] | None = None,
+    *,
+    condition: Callable[[Mapping[str, Any]], Condition | None],
+    now: float,
+) -> Decision:
+    """The decision of `trace`, without the way to it."""
+    return trace(
+        policy, action_type, target, agent, params, condition=condition, now=now
+    ).decision
+
+
+def _mismatch(rule: PolicyRule, action_type: str, target: str, agent: str) -> str | None:
+    if not fnmatchcase(action_type, rule.match_type):
+        return "type"
+    if not fnmatchcase(target, rule.match_target):
+        return "target"
+    if not fnmatchcase(agent, rule.match_agent):
+        return "agent"
+    return None
+
+
+def _held(condition: Condition | None, params: Mapping[str, Any], now: float) -> bool | str:
+    if condition is None:
+        return True
+    try:
+        return condition(params, now)
+    except Exception as error:  # noqa: BLE001 - whatever it is, it must block
+        return f"the conditions failed: {error}"
