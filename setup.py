@@ -1,4 +1,7 @@
-"""Compiles the engine; everything else about the package is in pyproject.toml."""
+"""Compiles the engine; everything else about the package is in pyproject.toml.
+
+`AEGIS_CORE_DEBUG=1` builds it with every check and with line tracing.
+"""
 
 import os
 
@@ -7,7 +10,12 @@ from setuptools import Extension, setup
 
 debug = os.environ.get("AEGIS_CORE_DEBUG") == "1"
 
+# Cython and setuptools compare times only, never flags: each kind has a folder of its own, and the
+# compiler is always run, so that a build never leaves the other kind in place.
+build_base = "build/debug" if debug else "build/release"
+
 setup(
+    options={"build": {"build_base": build_base}, "build_ext": {"force": True}},
     ext_modules=cythonize(
         [
             Extension(
@@ -17,9 +25,11 @@ setup(
                 define_macros=[("CYTHON_TRACE_NOGIL", "1")] if debug else [],
             )
         ],
-        build_dir="build/cython",
+        build_dir=f"{build_base}/cython",
         compiler_directives={
             "language_level": "3",
+            "auto_pickle": False,  # a decision engine is compiled again, never copied
+            "autotestdict": False,
             "embedsignature": False,
             "boundscheck": debug,
             "wraparound": True,
@@ -28,5 +38,5 @@ setup(
             "cdivision": True,
             "linetrace": debug,
         },
-    )
+    ),
 )

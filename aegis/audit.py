@@ -304,7 +304,7 @@ class AuditLog:
                 return True
 
     def _commit(self, batch: list[_Waiting]) -> None:
-        new_words: dict[str, int] = {}
+        new_words: dict[str | None, int | None] = {}
         with self._store.transaction() as connection:
             # After the lock was taken: whoever came while we waited for it is in this commit too.
             rows = sum(len(waiting.records) for waiting in batch)
@@ -320,17 +320,17 @@ class AuditLog:
                 rows += len(waiting.records)
             records = [record for waiting in batch for record in waiting.records]
             new_words = self._new_words(connection, records)
-            words = {**self._words, **new_words} if new_words else self._words
+            words = self._words | new_words if new_words else self._words
             insert_many(connection, _COLUMNS, [record.row(words) for record in records])
         self._remember(new_words)
 
-    def _new_words(self, connection: Connection, records: list[AuditRecord]) -> dict[str, int]:
-        unknown = {
-            word for record in records for word in record.words() if word not in self._words
-        }
+    def _new_words(
+        self, connection: Connection, records: list[AuditRecord]
+    ) -> dict[str | None, int | None]:
+        unknown = {word for record in records for word in record.words() if word not in self._words}
         return word_ids(connection, [word for word in unknown if word is not None])
 
-    def _remember(self, words: dict[str, int]) -> None:
+    def _remember(self, words: dict[str | None, int | None]) -> None:
         # Bounded against clients that send new words for ever.
         if len(self._words) + len(words) > MOST_WORDS_REMEMBERED:
             self._words = {None: None}

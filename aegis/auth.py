@@ -33,10 +33,16 @@ class Gate:
 
     Args:
         settings: The keys, and which hosts are ours.
+
+    Attributes:
+        admit: Lets a request pass, given what its route asks for, its headers (names in lower
+            case) and the caller's address and port (None where the server knows none). Raises
+            Unauthorized where it has no key or an unknown one; Forbidden where its key may not do
+            this or, without keys, it does not come from here.
     """
 
     def __init__(self, settings: Settings) -> None:
-        self._is_keyless = settings.is_keyless
+        self.admit = self._admit_local if settings.is_keyless else self._admit_key
         self._allows_remote = settings.allow_unauthenticated
         self._hosts = frozenset(host.lower() for host in settings.allowed_hosts)
         self._known_hosts: set[bytes] = set()
@@ -47,24 +53,9 @@ class Gate:
         if settings.admin_key is not None:
             self._keys.append((_digest(settings.admin_key.encode()), Role.ADMIN))
 
-    def admit(self, needed: Role, headers: Mapping[bytes, bytes], client: Any) -> None:
-        """Let a request pass.
-
-        Args:
-            needed: What its route asks for.
-            headers: Its headers, names in lower case.
-            client: Address and port of the caller; None where the server knows none.
-
-        Raises:
-            Unauthorized: It has no key, or an unknown one.
-            Forbidden: Its key may not do this; or, without keys, it does not come from here.
-        """
-        if self._is_keyless:
-            self._admit_local(headers, client)
-        elif needed is not Role.ANYONE:
-            self._admit_key(needed, headers)
-
-    def _admit_key(self, needed: Role, headers: Mapping[bytes, bytes]) -> None:
+    def _admit_key(self, needed: Role, headers: Mapping[bytes, bytes], _client: Any) -> None:
+        if needed is Role.ANYONE:
+            return
         presented = headers.get(b"x-api-key")
         if presented is None:
             scheme, _, presented = headers.get(b"authorization", b"").partition(b" ")
@@ -81,7 +72,7 @@ class Gate:
         if role < needed:
             raise Forbidden("this key may not change the policy; use the admin key")
 
-    def _admit_local(self, headers: Mapping[bytes, bytes], client: Any) -> None:
+    def _admit_local(self, _: Role, headers: Mapping[bytes, bytes], client: Any) -> None:
         # A web page that a browser on this machine shows must not be able to drive the server: by
         # a name that it resolves to us (Host), or across origins (Origin).
         if client is not None and not self._allows_remote:

@@ -1,20 +1,20 @@
-"""JSON in and out: bodies to checked actions, decisions to bytes. The only JSON of the server."""
+"""JSON in and out: bodies to checked actions, values to bytes. The only JSON of the server.
+
+Decisions are written by the engine itself, which has each rule's fragment ready.
+"""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from typing import Any
 
 import orjson
 
 from aegis.errors import InvalidBody, named, shown
-from aegis_core import Action, Decision
+from aegis_core import Action
 
 __all__ = [
     "Question",
-    "decision_json",
-    "decisions_json",
     "dumps",
     "dumps_foreign",
     "loads",
@@ -27,6 +27,8 @@ Question = tuple[str, str, str, dict[str, Any] | None]
 """What is needed to decide: action type, target, agent, params."""
 
 _TEXTS = ("description", "agent_id", "session_id", "parent_agent_id", "chain_id")
+_OTHERS = frozenset((*_TEXTS, "chain_depth"))
+"""The members of an action that not every action has."""
 _SECRET_WORDS = (
     "password|passwd|pwd|secret|token|api_key|api-key|authorization|cookie|credential"
     "|private_key|access_key"
@@ -53,7 +55,7 @@ def dumps_foreign(value: object) -> bytes | None:
         return None
 
 
-def loads(body: bytes, *, deepest: int) -> Any:
+def loads(body: bytes, deepest: int) -> Any:
     """A body's value.
 
     Args:
@@ -70,7 +72,11 @@ def loads(body: bytes, *, deepest: int) -> Any:
             raise InvalidBody("the body is empty; send JSON", "invalid_json") from None
         raise InvalidBody(f"the body is not JSON: {error}", "invalid_json") from None
     # Nothing can be nested deeper than it opens brackets, and counting those is quick.
-    if body.count(b"{") + body.count(b"[") > deepest and _is_deeper(value, deepest):
+    if (
+        len(body) > 2 * deepest
+        and body.count(b"{") + body.count(b"[") > deepest
+        and _is_deeper(value, deepest)
+    ):
         raise InvalidBody(f"the body is nested deeper than {deepest} levels")
     return value
 
@@ -87,7 +93,7 @@ def _is_deeper(value: object, deepest: int) -> bool:
     return any(isinstance(value, dict | list) for value in level)
 
 
-def read_questions(body: bytes, *, deepest: int, largest_batch: int) -> tuple[list[Question], bool]:
+def read_questions(body: bytes, deepest: int, largest_batch: int) -> tuple[list[Question], bool]:
     """The actions of a body, as far as they are needed to decide, and whether it is a batch.
 
     Args:
@@ -98,37 +104,41 @@ def read_questions(body: bytes, *, deepest: int, largest_batch: int) -> tuple[li
     Raises:
         InvalidBody: Something is wrong; the message says where, as in `actions[3].target`.
     """
-    items, is_batch = _items(loads(body, deepest=deepest), largest_batch)
-    if not is_batch:
-        return [_question(items[0], None)], False
+    value = loads(body, deepest)
+    if type(value) is dict and "actions" not in value:
+        return [_question(value, None)], False
+    items = _items(value, largest_batch)
     return [_question(item, index) for index, item in enumerate(items)], True
 
 
-def read_actions(body: bytes, *, deepest: int, largest_batch: int) -> tuple[list[Action], bool]:
+def read_actions(body: bytes, deepest: int, largest_batch: int) -> tuple[list[Action], bool]:
     """The actions of a body, whole, and whether it is a batch; as `read_questions` otherwise."""
-    items, is_batch = _items(loads(body, deepest=deepest), largest_batch)
-    if not is_batch:
-        return [_action(items[0], None)], False
+    value = loads(body, deepest)
+    if type(value) is dict and "actions" not in value:
+        return [_action(value, None)], False
+    items = _items(value, largest_batch)
     return [_action(item, index) for index, item in enumerate(items)], True
 
 
-def _items(value: Any, largest_batch: int) -> tuple[list[Any], bool]:
+def _items(value: Any, largest_batch: int) -> list[Any]:
     if type(value) is dict:
-        if "actions" not in value:
-            return [value], False
         value = value["actions"]
         if type(value) is not list:
             raise InvalidBody(f"`actions` must be a list of actions, not {named(value)}")
     elif type(value) is not list:
         raise InvalidBody(f"the body must be an action or a list of actions, not {named(value)}")
     if len(value) > largest_batch:
-        raise InvalidBody(f"{len(value)} actions are too many; send at most {largest_batch} at once")
-    return value, True
+        raise InvalidBody(
+            f"{len(value)} actions are too many; send at most {largest_batch} at once"
+        )
+    return value
 
 
 def _question(item: Any, index: int | None) -> Question:
     if type(item) is not dict:
         raise _wrong(index, "", f"must be an object, not {named(item)}")
+    if not _OTHERS.isdisjoint(item):
+        _check_others(item, index)
     get = item.get
     action_type = get("action_type")
     if action_type is None:
@@ -141,14 +151,17 @@ def _question(item: Any, index: int | None) -> Question:
     params = get("params")
     if params is not None and type(params) is not dict:
         raise _wrong(index, "params", f"must be an object, not {named(params)}")
+    return action_type, target, get("agent_id") or "", params
+
+
+def _check_others(item: dict[str, Any], index: int | None) -> None:
     for name in _TEXTS:
-        text = get(name)
+        text = item.get(name)
         if text is not None and type(text) is not str:
             raise _wrong(index, name, f"must be text, not {named(text)}")
-    depth = get("chain_depth")
+    depth = item.get("chain_depth")
     if depth is not None:
         _depth(depth, index)
-    return action_type, target, get("agent_id") or "", params
 
 
 def _action(item: Any, index: int | None) -> Action:
@@ -185,22 +198,10 @@ def _wrong_type(value: object) -> str:
 
 
 def _wrong(index: int | None, member: str, message: str) -> InvalidBody:
-    place = member if index is None else f"actions[{index}].{member}" if member else f"actions[{index}]"
-    return InvalidBody(f"`{place}` {message}" if place else f"the body {message}")
-
-
-def decision_json(question: Question, decision: Decision) -> bytes:
-    """One decision as JSON: the action's own two members, then the rule's ready fragment."""
-    return b'{"action_type":%b,"target":%b%b' % (
-        orjson.dumps(question[0]),
-        orjson.dumps(question[1]),
-        decision.fragment,
+    place = (
+        member if index is None else f"actions[{index}].{member}" if member else f"actions[{index}]"
     )
-
-
-def decisions_json(questions: Sequence[Question], decisions: Sequence[Decision]) -> bytes:
-    """Decisions as a JSON list, in order."""
-    return b"[%b]" % b",".join(map(decision_json, questions, decisions))
+    return InvalidBody(f"`{place}` {message}" if place else f"the body {message}")
 
 
 def redacted_json(text: bytes) -> bytes:

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime, tzinfo
-from typing import Any
+from functools import partial
+from typing import Any, NoReturn
 from zoneinfo import ZoneInfo
 
 import re2
@@ -27,6 +28,7 @@ LARGEST_PROGRAM = 5_000
 """The largest RE2 program, in instructions: what a search can cost for each byte."""
 
 _TIME = re.compile(r"([01]?\d|2[0-3]):([0-5]\d)")
+_NO_MAPPING = "must be a mapping from parameter to value, as in `{count: 100}`"
 _Test = Callable[[Any], "bool | str"]
 
 
@@ -60,34 +62,44 @@ def compile_conditions(conditions: Mapping[str, Any]) -> Condition | None:
     except _Refused as refused:
         problems.append(Problem(str(refused), key="timezone"))
     for name, value in conditions.items():
-        if name in _OPERATORS and isinstance(value, Mapping):
-            for parameter, wanted in value.items():
-                try:
-                    tests.append(_parameter_test(name, parameter, wanted))
-                except _Refused as refused:
-                    problems.append(Problem(str(refused), key=f"{name}.{parameter}"))
-            continue
-        try:
-            if name in _OPERATORS:
-                raise _Refused(
-                    "must be a mapping from parameter to value, as in `{count: 100}`,"
-                    f" not {named(value)}"
-                )
-            elif name == "weekdays":
-                tests.append(_weekdays(value, zone))
-            elif name in _TIMES:
-                _minute(value)
-            elif name != "timezone":
-                hint = did_you_mean(str(name), CONDITIONS)
-                problems.append(Problem(f"unknown condition {shown(name)}{hint}", key=str(name)))
-        except _Refused as refused:
-            key = f"{name}.{refused.key}" if refused.key else name
-            problems.append(Problem(str(refused), key=key))
+        for key, compiled in _parts(str(name), value, zone):
+            try:
+                test = compiled()
+            except _Refused as refused:
+                problems.append(Problem(str(refused), key=f"{key}.{refused.key}".rstrip(".")))
+            else:
+                tests += [test] if test else []
     if problems:
         raise PolicyError(problems)
     if any(name in conditions for name in _TIMES):
         tests.insert(0, _window(conditions, zone))
     return tests[0] if len(tests) == 1 else _all(tests)
+
+
+def _parts(
+    name: str, value: object, zone: tzinfo
+) -> Iterator[tuple[str, Callable[[], Condition | None]]]:
+    """What a condition is made of: where each part stands, and what compiles it."""
+    if name in _OPERATORS and isinstance(value, Mapping):
+        for parameter, wanted in value.items():
+            yield f"{name}.{parameter}", partial(_parameter_test, name, parameter, wanted)
+    elif name in _OPERATORS:
+        yield name, partial(_refuse, f"{_NO_MAPPING}, not {named(value)}")
+    elif name == "weekdays":
+        yield name, partial(_weekdays, value, zone)
+    elif name in _TIMES:
+        yield name, partial(_checked_time, value)
+    elif name != "timezone":
+        hint = did_you_mean(name, CONDITIONS)
+        yield name, partial(_refuse, f"unknown condition {shown(name)}{hint}")
+
+
+def _refuse(message: str) -> NoReturn:
+    raise _Refused(message)
+
+
+def _checked_time(value: object) -> None:
+    _minute(value)  # both ends of the window are compiled together, in `_window`
 
 
 def _all(tests: list[Condition]) -> Condition:
@@ -220,7 +232,9 @@ def _ordered(compare: Callable[[Any, Any], bool]) -> Callable[[Any], _Test]:
             else:
                 # Not a number (NaN) is unequal to itself and would compare as false with anything.
                 comparable = (
-                    isinstance(value, int | float) and not isinstance(value, bool) and value == value
+                    isinstance(value, int | float)
+                    and not isinstance(value, bool)
+                    and value == value
                 )
             if comparable:
                 return compare(value, wanted)
@@ -269,7 +283,9 @@ def _regex(pattern: str) -> Any:
     except re2.error as error:
         said = error.args[0]
         text = said.decode(errors="replace") if isinstance(said, bytes) else str(said)
-        raise _Refused(f"{shown(pattern)} is not a regular expression of RE2: {text}{_lack(text)}") from None
+        raise _Refused(
+            f"{shown(pattern)} is not a regular expression of RE2: {text}{_lack(text)}"
+        ) from None
     except UnicodeEncodeError:
         raise _Refused("holds half of a surrogate pair, which is no character") from None
     if compiled.programsize > LARGEST_PROGRAM:

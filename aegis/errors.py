@@ -194,7 +194,7 @@ def shown(value: object) -> str:
 
 
 def named(value: object) -> str:
-    """A value's JSON type, for messages: `a number`, `text`, `an object`, …"""
+    """A value's JSON type, for messages: `a number`, `text`, `an object` and so on."""
     match value:
         case None:
             return "null"

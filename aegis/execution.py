@@ -50,10 +50,10 @@ class Executor(ABC):
     async def execute(self, action: Action) -> Result:
         """Do one action."""
 
-    async def setup(self) -> None:
+    async def setup(self) -> None:  # noqa: B027 - optional: doing nothing is right for most
         """Get ready; called once, before the server takes requests."""
 
-    async def teardown(self) -> None:
+    async def teardown(self) -> None:  # noqa: B027 - as `setup`
         """Let go of everything; called once, after the last action."""
 
     async def verify(self, action: Action, result: Result) -> bool:
@@ -189,7 +189,7 @@ class Enforcer:
             if result.ok and verify is not None and not await _awaited(verify(action, result)):
                 said = "the executor could not verify its effect"
                 return Result(action, ResultStatus.FAILED, result.data, said)
-        except (Exception, SystemExit, KeyboardInterrupt) as error:
+        except (Exception, SystemExit, KeyboardInterrupt) as error:  # noqa: BLE001 - foreign code
             # Whatever it raises must end in a record, and must not end the server.
             text = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
             return Result(action, ResultStatus.FAILED, error=_clean(text))

@@ -33,7 +33,14 @@ from aegis_core import (
     compile_policy,
 )
 
-__all__ = ["LARGEST_POLICY_BYTES", "LoadedPolicy", "Policy", "load_document", "load_text", "read_policy"]
+__all__ = [
+    "LARGEST_POLICY_BYTES",
+    "LoadedPolicy",
+    "Policy",
+    "load_document",
+    "load_text",
+    "read_policy",
+]
 
 LARGEST_POLICY_BYTES = 16 * 1024 * 1024
 MOST_EXPANDED_NODES = 100_000
@@ -86,7 +93,7 @@ class Policy(aegis_core.Policy):
             PolicyError: With every problem of the file.
             OSError: It cannot be read.
         """
-        return cls._of(load_text(read_policy(path)).policy)
+        return _made(cls, load_text(read_policy(path)).policy)
 
     @classmethod
     def from_dict(cls, document: Mapping[str, Any] | None) -> Self:
@@ -95,16 +102,7 @@ class Policy(aegis_core.Policy):
         Raises:
             PolicyError: With every problem of the mapping.
         """
-        return cls._of(load_document(document).policy)
-
-    @classmethod
-    def _of(cls, policy: aegis_core.Policy) -> Self:
-        # The parts were checked already, so `__post_init__` need not do it again.
-        made = object.__new__(cls)
-        object.__setattr__(made, "rules", policy.rules)
-        object.__setattr__(made, "default_risk_level", policy.default_risk_level)
-        object.__setattr__(made, "default_approval", policy.default_approval)
-        return made
+        return _made(cls, load_document(document).policy)
 
     @cached_property
     def engine(self) -> Engine:
@@ -130,7 +128,11 @@ class Policy(aegis_core.Policy):
         )
         return [
             PolicyDecision(
-                action, decision.risk_level, decision.approval, decision.matched_rule, decision.error
+                action,
+                decision.risk_level,
+                decision.approval,
+                decision.matched_rule,
+                decision.error,
             )
             for action, decision in zip(asked, decisions, strict=True)
         ]
@@ -139,6 +141,18 @@ class Policy(aegis_core.Policy):
     def source(self) -> str:
         """The policy as a text that loads as the same policy: JSON, the same for equal policies."""
         return json.dumps(_as_document(self), ensure_ascii=False, sort_keys=True)
+
+
+_P = TypeVar("_P", bound=Policy)
+
+
+def _made(kind: type[_P], policy: aegis_core.Policy) -> _P:
+    """A policy of what was checked already: `__post_init__` need not do it again."""
+    made = object.__new__(kind)
+    object.__setattr__(made, "rules", policy.rules)
+    object.__setattr__(made, "default_risk_level", policy.default_risk_level)
+    object.__setattr__(made, "default_approval", policy.default_approval)
+    return made
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,7 +198,7 @@ def load_text(text: str | bytes) -> LoadedPolicy:
     reader = _Reader(source)
     document, lines = reader.read()
     checker = _Checker(lines, reader.problems)
-    policy = Policy._of(checker.document(document))  # noqa: SLF001 - the same module
+    policy = _made(Policy, checker.document(document))
     return LoadedPolicy(policy, source, tuple(checker.warnings))
 
 
@@ -195,7 +209,7 @@ def load_document(document: object) -> LoadedPolicy:
         PolicyError: With every problem.
     """
     checker = _Checker({})
-    policy = Policy._of(checker.document(document))  # noqa: SLF001 - the same module
+    policy = _made(Policy, checker.document(document))
     try:
         source = json.dumps(document, ensure_ascii=False)
     except (TypeError, ValueError, RecursionError):
@@ -204,51 +218,47 @@ def load_document(document: object) -> LoadedPolicy:
 
 
 def _decoded(text: str | bytes) -> str:
-    size = len(text) if isinstance(text, bytes) else len(text.encode(errors="surrogatepass"))
-    if size > LARGEST_POLICY_BYTES:
+    data = text if isinstance(text, bytes) else text.encode(errors="surrogatepass")
+    if len(data) > LARGEST_POLICY_BYTES:
         raise PolicyError([Problem(f"over {LARGEST_POLICY_BYTES} bytes; split the policy")])
-    if isinstance(text, bytes):
-        try:
-            text = text.decode("utf-8-sig")
-        except UnicodeDecodeError as error:
-            line = text.count(b"\n", 0, error.start) + 1
-            raise PolicyError([Problem("not UTF-8; save the file as UTF-8", line)]) from None
-    return text
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise PolicyError([Problem("not UTF-8; save the file as UTF-8", line)]) from None
 
 
 def _as_document(policy: aegis_core.Policy) -> dict[str, Any]:
     return {
         "defaults": {
-            "risk_level": _risk_name(policy.default_risk_level),
-            "approval": _plain(policy.default_approval),
+            "risk_level": _written(policy.default_risk_level),
+            "approval": _written(policy.default_approval),
         },
-        "rules": [
-            {
-                "name": rule.name,
-                "match": {
-                    "type": rule.match_type,
-                    "target": rule.match_target,
-                    "agent": rule.match_agent,
-                },
-                "risk_level": _risk_name(rule.risk_level),
-                "approval": _plain(rule.approval),
-                "conditions": dict(rule.conditions)
-                if isinstance(rule.conditions, Mapping)
-                else rule.conditions,
-            }
-            if isinstance(rule, PolicyRule)
-            else rule
-            for rule in policy.rules
-        ],
+        "rules": [_written(rule) for rule in policy.rules],
     }
 
 
-def _risk_name(level: object) -> object:
-    return level.name.lower() if isinstance(level, RiskLevel) else level
-
-
-def _plain(value: object) -> object:
-    return value.value if isinstance(value, Approval) else value
+def _written(value: object) -> object:
+    """A value of a policy made in Python as its file would have it; what is none stays."""
+    match value:
+        case RiskLevel():
+            return value.name.lower()
+        case Approval():
+            return value.value
+        case PolicyRule():
+            return {
+                "name": value.name,
+                "match": {
+                    "type": value.match_type,
+                    "target": value.match_target,
+                    "agent": value.match_agent,
+                },
+                "risk_level": _written(value.risk_level),
+                "approval": _written(value.approval),
+                "conditions": value.conditions,
+            }
+        case _:
+            return value
 
 
 # --- text to plain values ------------------------------------------------------------------------
@@ -301,20 +311,16 @@ class _Reader:
         return PolicyError([*self.problems, Problem(" ".join(message.split()), line)])
 
     def _document(self) -> Any:
-        self._next(yaml.StreamStartEvent)
+        self.loader.get_event()  # the start of the stream
         if self.loader.check_event(yaml.StreamEndEvent):
             return None
-        self._next(yaml.DocumentStartEvent)
+        self.loader.get_event()  # the start of the document
         document, _ = self._value(self.loader.get_event(), 0)
-        self._next(yaml.DocumentEndEvent)
+        self.loader.get_event()  # its end
         event = self.loader.get_event()
         if not isinstance(event, yaml.StreamEndEvent):
             self._problem("a second document; a policy is one document", event)
         return document
-
-    def _next(self, kind: type[Any]) -> None:
-        event = self.loader.get_event()
-        assert isinstance(event, kind), event
 
     def _problem(self, message: str, event: Any) -> None:
         self.problems.append(Problem(message, event.start_mark.line + 1))
@@ -370,7 +376,9 @@ class _Reader:
         lines = self._lines_of(members, start)
         size = 1
         while not isinstance(event := self.loader.get_event(), yaml.MappingEndEvent):
-            is_merge = isinstance(event, yaml.ScalarEvent) and event.implicit[0] and event.value == "<<"
+            is_merge = (
+                isinstance(event, yaml.ScalarEvent) and event.implicit[0] and event.value == "<<"
+            )
             key = "<<" if is_merge else self._key(event, depth)
             value, nodes = self._value(self.loader.get_event(), depth)
             size += 1 + nodes
@@ -380,7 +388,8 @@ class _Reader:
                 continue
             elif key in members:
                 self._problem(
-                    f"key {shown(key)} stands twice; it was first written in line {lines[key]}", event
+                    f"key {shown(key)} stands twice; it was first written in line {lines[key]}",
+                    event,
                 )
             else:
                 members[key] = value
@@ -389,7 +398,9 @@ class _Reader:
             self._merge(event, value, members, lines)
         return members, size
 
-    def _merge(self, event: Any, value: Any, members: dict[str, Any], lines: dict[Any, int]) -> None:
+    def _merge(
+        self, event: Any, value: Any, members: dict[str, Any], lines: dict[Any, int]
+    ) -> None:
         # SOURCE: yaml.org/type/merge: what is written here, or merged earlier, stays.
         for part in value if isinstance(value, list) else [value]:
             if not isinstance(part, dict):
@@ -500,7 +511,12 @@ class _Checker:
 
     def _policy(self, top: Mapping[str, Any]) -> aegis_core.Policy:
         if "version" in top and (top["version"] not in ("1", 1) or top["version"] is True):
-            self._problem(f'version {shown(top["version"])} is unknown; write `"1"`', top, "version", "version")
+            self._problem(
+                f'version {shown(top["version"])} is unknown; write `"1"`',
+                top,
+                "version",
+                "version",
+            )
         for key in ("scope", "scope_id", "description"):
             self._text(top, key, key)
         risk, approval = RiskLevel.MEDIUM, Approval.BLOCK
@@ -530,9 +546,11 @@ class _Checker:
             return None
         self._text(rule, "name", f"{where}.name")
         self._text(rule, "description", f"{where}.description")
-        patterns = self._patterns(rule, where)
+        match_type, match_target, match_agent = self._patterns(rule, where)
         made = PolicyRule(
-            *patterns,
+            match_type,
+            match_target,
+            match_agent,
             self._risk(rule, f"{where}.risk_level", RiskLevel.MEDIUM),
             self._approval(rule, f"{where}.approval", Approval.APPROVE),
             self.rule,
@@ -541,13 +559,19 @@ class _Checker:
         self.rule = None
         return made
 
-    def _patterns(self, rule: Mapping[str, Any], where: str) -> list[str]:
+    def _patterns(self, rule: Mapping[str, Any], where: str) -> tuple[str, str, str]:
         if "match" not in rule:
-            return ["*", "*", "*"]
-        match = self._members(rule["match"], f"{where}.match", _MATCH_KEYS, "`match`", rule, "match")
+            return "*", "*", "*"
+        match = self._members(
+            rule["match"], f"{where}.match", _MATCH_KEYS, "`match`", rule, "match"
+        )
         if match is None:
-            return ["*", "*", "*"]
-        return [self._text(match, key, f"{where}.match.{key}", "*") for key in _MATCH_KEYS]
+            return "*", "*", "*"
+        return (
+            self._text(match, "type", f"{where}.match.type", "*"),
+            self._text(match, "target", f"{where}.match.target", "*"),
+            self._text(match, "agent", f"{where}.match.agent", "*"),
+        )
 
     def _conditions(self, rule: Mapping[str, Any], where: str) -> Mapping[str, Any]:
         if "conditions" not in rule:
@@ -569,7 +593,9 @@ class _Checker:
                 self.problems.append(
                     replace(
                         problem,
-                        line=line or self._line(conditions, path[0]) or self._line(rule, "conditions"),
+                        line=line
+                        or self._line(conditions, path[0])
+                        or self._line(rule, "conditions"),
                         rule=self.rule,
                         key=f"{where}.conditions.{problem.key}",
                     )
@@ -591,7 +617,9 @@ class _Checker:
         for member in value:
             at = f"{where}.{member}" if where else str(member)
             if not isinstance(member, str):
-                self._problem(f"key {shown(member)} is not text; put it in quotes", value, member, at)
+                self._problem(
+                    f"key {shown(member)} is not text; put it in quotes", value, member, at
+                )
             elif member not in known and (where or not member.startswith("x-")):
                 hint = did_you_mean(member, known)
                 self._problem(f"unknown key {shown(member)}{hint}", value, member, at)
@@ -698,7 +726,10 @@ def _oddities(rules: tuple[PolicyRule, ...]) -> Iterator[tuple[int, str]]:
         if rule.name == DEFAULT_RULE:
             yield index, f"is named {shown(DEFAULT_RULE)}, as what decides where no rule matches"
         if rule.name in names:
-            yield index, f"has the name of rules[{names[rule.name]}]; records cannot tell them apart"
+            yield (
+                index,
+                f"has the name of rules[{names[rule.name]}]; records cannot tell them apart",
+            )
         names.setdefault(rule.name, index)
         patterns = tuple(
             "*" if set(pattern) == {"*"} else pattern
@@ -711,9 +742,12 @@ def _oddities(rules: tuple[PolicyRule, ...]) -> Iterator[tuple[int, str]]:
             same.get((*patterns, conditions)),
         ):
             if covering is not None:
-                yield index, (
-                    f"can never match: rule `{rules[covering].name}` (rules[{covering}]) before it"
-                    " matches all that it does"
+                yield (
+                    index,
+                    (
+                        f"can never match: rule `{rules[covering].name}` (rules[{covering}]) before it"
+                        " matches all that it does"
+                    ),
                 )
                 break
         if not rule.conditions:

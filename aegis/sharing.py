@@ -77,7 +77,7 @@ class PolicyVersions:
                 return self._announced(self._compiled(newest))
             file = load_text("")
         last = self._store.newest_policy("file")
-        if last is None or last.sha256 != file.sha256:
+        if newest is None or last is None or last.sha256 != file.sha256:
             if newest is not None and newest.origin != "file":
                 _log.warning(
                     "the policy file has changed: it replaces version %d, which was put meanwhile"
@@ -85,7 +85,6 @@ class PolicyVersions:
                     newest.version,
                 )
             return self.put(file, "file")
-        assert newest is not None  # there is at least `last`
         if newest.origin == "file":
             return self._announced(Snapshot(file, newest))
         if reset:

@@ -141,7 +141,9 @@ class Store:
         self._refuse_foreign()
         if not self.is_memory:
             _write_ahead(self._writer)
-            self._lock_file = os.open(f"{self.path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            self._lock_file = os.open(
+                f"{self.path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600
+            )
             self._inode = self._file_id()
         _sync_each_commit(self._writer)
         with self.transaction() as connection:
@@ -248,7 +250,7 @@ class Store:
         """The newest version, of all or of one origin; None where there is none."""
         where = "" if origin is None else "WHERE origin = ?"
         with self.reading() as connection:
-            rows = connection.execute(
+            rows: list[Any] = connection.execute(
                 "SELECT version, sha256, origin, created_us, source FROM policy_version"
                 f" {where} ORDER BY version DESC LIMIT 1",
                 () if origin is None else (origin,),
@@ -258,7 +260,7 @@ class Store:
     def add_policy(self, sha256: str, origin: str, created_us: int, source: str) -> PolicyVersion:
         """Store a policy as the newest version."""
         with self.transaction() as connection:
-            rows = connection.execute(
+            rows: list[Any] = connection.execute(
                 "INSERT INTO policy_version (sha256, origin, created_us, source)"
                 " VALUES (?, ?, ?, ?) RETURNING version",
                 (sha256, origin, created_us, source),
@@ -286,7 +288,7 @@ def insert_many(connection: Connection, into: str, rows: list[tuple[Value, ...]]
         start += count
 
 
-def word_ids(connection: Connection, texts: Iterable[str]) -> dict[str, int]:
+def word_ids(connection: Connection, texts: Iterable[str]) -> dict[str | None, int | None]:
     """The numbers of words; unknown ones are added.
 
     Args:
@@ -294,18 +296,17 @@ def word_ids(connection: Connection, texts: Iterable[str]) -> dict[str, int]:
         texts: The words.
     """
     wanted = sorted(texts)
-    found: dict[str, int] = {}
+    found: dict[str | None, int | None] = {}
     for start in range(0, len(wanted), _MOST_WORDS):
         part = wanted[start : start + _MOST_WORDS]
         connection.execute(
             f"INSERT INTO word (text) VALUES {', '.join(['(?)'] * len(part))} ON CONFLICT DO NOTHING",
             part,
         )
-        found.update(
-            connection.execute(
-                f"SELECT text, id FROM word WHERE text IN ({', '.join('?' * len(part))})", part
-            ).fetchall()
-        )
+        known: list[Any] = connection.execute(
+            f"SELECT text, id FROM word WHERE text IN ({', '.join('?' * len(part))})", part
+        ).fetchall()
+        found.update(known)
     return found
 
 

@@ -1,8 +1,11 @@
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, final
 
 from aegis_core.model import Condition, Decision, Policy
 
+__all__ = ["Engine", "compile_policy"]
+
+@final
 class Engine:
     policy: Policy
     def __init__(
@@ -24,6 +27,16 @@ class Engine:
     def evaluate_many(
         self, actions: Iterable[tuple[str, str, str, Mapping[str, Any] | None]]
     ) -> list[Decision]: ...
+    def evaluate_json(
+        self,
+        action_type: str,
+        target: str = "",
+        agent: str = "",
+        params: Mapping[str, Any] | None = None,
+    ) -> bytes: ...
+    def evaluate_many_json(
+        self, actions: Iterable[tuple[str, str, str, Mapping[str, Any] | None]]
+    ) -> bytes: ...
 
 def compile_policy(
     policy: Policy,

@@ -9,11 +9,14 @@ literal are checked one after the other.
 Everything that the walk reads is plain data in flat arrays addressed by index.
 """
 
+cimport cython
 from cpython.array cimport array
-from cpython.mem cimport PyMem_Free, PyMem_Malloc
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.mem cimport PyMem_Free, PyMem_Malloc, PyMem_Realloc
 from cpython.unicode cimport PyUnicode_Check, PyUnicode_GET_LENGTH
 from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t
 from libc.stdlib cimport qsort
+from libc.string cimport memcpy
 
 from array import array as new_array
 from bisect import bisect_right
@@ -22,7 +25,10 @@ from time import time
 
 from aegis_core.model import DEFAULT_RULE, Decision
 
+__all__ = ["Engine", "compile_policy"]
+
 cdef extern from "Python.h":
+    const char *PyUnicode_AsUTF8AndSize(object text, Py_ssize_t *size) except NULL
     void *PyUnicode_DATA(object text)
     int PyUnicode_KIND(object text)
 
@@ -145,6 +151,79 @@ cdef int compare(const void *left, const void *right) noexcept nogil:
     return (<const int32_t *>left)[0] - (<const int32_t *>right)[0]
 
 
+cdef class _Buffer:
+    # Bytes that grow while JSON is written into them.
+
+    cdef:
+        char *data
+        Py_ssize_t size, capacity
+
+    def __cinit__(self):
+        self.capacity = 256
+        self.data = <char *>PyMem_Malloc(self.capacity)
+        if self.data == NULL:
+            raise MemoryError
+
+    def __dealloc__(self):
+        PyMem_Free(self.data)
+
+    cdef int reserve(self, Py_ssize_t more) except -1:
+        cdef char *data
+        if self.size + more > self.capacity:
+            data = <char *>PyMem_Realloc(self.data, 2 * (self.size + more))
+            if data == NULL:
+                raise MemoryError
+            self.data = data
+            self.capacity = 2 * (self.size + more)
+        return 0
+
+    cdef int raw(self, const char *data, Py_ssize_t size) except -1:
+        self.reserve(size)
+        memcpy(self.data + self.size, data, size)
+        self.size += size
+        return 0
+
+    cdef int text(self, object text) except -1:
+        # SOURCE: RFC 8259 section 7: only these must be escaped; the rest is UTF-8 as it stands.
+        cdef Py_ssize_t size, i
+        cdef const uint8_t *data = <const uint8_t *>PyUnicode_AsUTF8AndSize(text, &size)
+        cdef uint8_t *out
+        self.reserve(6 * size + 2)
+        # SAFETY: no byte becomes more than six.
+        out = <uint8_t *>self.data + self.size
+        out[0] = c'"'
+        out += 1
+        for i in range(size):
+            if data[i] >= 0x20 and data[i] != c'"' and data[i] != c'\\':
+                out[0] = data[i]
+                out += 1
+            elif data[i] < 0x20:
+                memcpy(out, b"\\u00", 4)
+                out[4] = c'1' if data[i] & 0x10 else c'0'
+                out[5] = (<const uint8_t *>b"0123456789abcdef")[data[i] & 0x0F]
+                out += 6
+            else:
+                out[0] = c'\\'
+                out[1] = data[i]
+                out += 2
+        out[0] = c'"'
+        self.size = out + 1 - <uint8_t *>self.data
+        return 0
+
+    cdef int decision(self, object action_type, object target, object decision) except -1:
+        fragment = decision.fragment
+        self.raw(b'{"action_type":', 15)
+        self.text(action_type)
+        self.raw(b',"target":', 10)
+        self.text(target)
+        self.raw(PyBytes_AS_STRING(fragment), PyBytes_GET_SIZE(fragment))
+        return 0
+
+    cdef bytes taken(self):
+        return PyBytes_FromStringAndSize(self.data, self.size)
+
+
+@cython.final
 cdef class Engine:
     """A compiled policy.
 
@@ -255,6 +334,53 @@ cdef class Engine:
         for action_type, target, agent, params in actions:
             decisions.append(self._decide(action_type, target, agent, params, moment))
         return decisions
+
+    def evaluate_json(self, action_type, target="", agent="", params=None):
+        """Decide about one action and write the answer.
+
+        Args:
+            action_type: The action's type.
+            target: Its target.
+            agent: Its agent; "" where it has none.
+            params: Its parameters; None stands for none.
+
+        Returns:
+            The decision as a JSON object in UTF-8.
+
+        Raises:
+            TypeError: One of the three is not text.
+            UnicodeEncodeError: The type or target holds half of a surrogate pair.
+        """
+        cdef _Buffer buffer = _Buffer()
+        decision = self._decide(action_type, target, agent, params, None)
+        buffer.decision(action_type, target, decision)
+        return buffer.taken()
+
+    def evaluate_many_json(self, actions):
+        """Decide about several actions at one moment and write the answer.
+
+        Args:
+            actions: A sequence of `(action_type, target, agent, params)`.
+
+        Returns:
+            Their decisions, in the same order, as a JSON list in UTF-8.
+
+        Raises:
+            TypeError: A type, target or agent is not text.
+            UnicodeEncodeError: A type or target holds half of a surrogate pair.
+        """
+        cdef list moment = [None]
+        cdef _Buffer buffer = _Buffer()
+        cdef bint is_first = True
+        buffer.raw(b"[", 1)
+        for action_type, target, agent, params in actions:
+            if not is_first:
+                buffer.raw(b",", 1)
+            is_first = False
+            decision = self._decide(action_type, target, agent, params, moment)
+            buffer.decision(action_type, target, decision)
+        buffer.raw(b"]", 1)
+        return buffer.taken()
 
     cdef object _decide(self, object action_type, object target, object agent, object params,
                         list moment):
@@ -630,12 +756,14 @@ def _set(body):
         pieces[:2] = ["!-" + pieces[1]]     # a hyphen behind the negation stands for itself
     negated = pieces[0].startswith("!")
     ranges = []
+    previous = 0
     for number, piece in enumerate(pieces):
         if number:
             ranges.append((previous, ord(piece[0])))
         singles = piece[(number > 0) or negated:len(piece) - (number < len(pieces) - 1)]
         ranges.extend([(ord(char), ord(char)) for char in singles])
-        previous = ord(piece[-1]) if piece else 0
+        if piece:
+            previous = ord(piece[-1])
     return (int(negated), len(ranges), *[bound for pair in ranges for bound in pair])
 
 

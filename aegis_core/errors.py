@@ -25,7 +25,11 @@ class Problem:
     key: str = ""
 
     def __str__(self) -> str:
-        name = (self.rule or "").encode("unicode_escape").decode() if not (self.rule or "").isprintable() else self.rule
+        name = (
+            (self.rule or "").encode("unicode_escape").decode()
+            if not (self.rule or "").isprintable()
+            else self.rule
+        )
         place = f"rule `{name}`: " if name else ""
         return f"{place}{self.key}: {self.message}" if self.key else f"{place}{self.message}"
 

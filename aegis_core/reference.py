@@ -87,9 +87,7 @@ def evaluate(
     now: float,
 ) -> Decision:
     """The decision of `trace`, without the way to it."""
-    return trace(
-        policy, action_type, target, agent, params, condition=condition, now=now
-    ).decision
+    return trace(policy, action_type, target, agent, params, condition=condition, now=now).decision
 
 
 def _mismatch(rule: PolicyRule, action_type: str, target: str, agent: str) -> str | None:

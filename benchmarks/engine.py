@@ -43,7 +43,9 @@ def measure(rules: int) -> dict[str, float]:
 
 def main() -> None:
     """Print one line a size."""
-    print(f"{'rules':>7} {'dict ns':>8} {'single ns':>10} {'batch ns':>9} {'single/dict':>12} {'batch/dict':>11}")
+    print(
+        f"{'rules':>7} {'dict ns':>8} {'single ns':>10} {'batch ns':>9} {'single/dict':>12} {'batch/dict':>11}"
+    )
     for rules in [int(word) for word in sys.argv[1:]] or [10, 100, 1_000, 10_000]:
         row = measure(rules)
         print(

@@ -8,7 +8,18 @@ import orjson
 
 from aegis_core import Approval, Policy, PolicyRule, RiskLevel
 
-VERBS = ("read", "list", "create", "update", "delete", "send", "export", "deploy", "refund", "grant")
+VERBS = (
+    "read",
+    "list",
+    "create",
+    "update",
+    "delete",
+    "send",
+    "export",
+    "deploy",
+    "refund",
+    "grant",
+)
 SYSTEMS = ("crm", "mail", "billing", "repo", "warehouse", "browser", "calendar", "vault", "tickets")
 ZONES = ("prod", "staging", "dev", "eu", "us")
 
@@ -48,7 +59,9 @@ def actions(count: int, rules: int, *, seed: int = 2) -> list[tuple[str, str]]:
     while len(pairs) < count:
         system, verb, zone = pick.choice(SYSTEMS), pick.choice(VERBS), pick.choice(ZONES)
         index = pick.randrange(max(1, rules))
-        kind = pick.choice((f"{system}{index % 97}.{verb}", f"{verb}_{system}", f"x.{system}{index % 97}_{verb}"))
+        kind = pick.choice(
+            (f"{system}{index % 97}.{verb}", f"{verb}_{system}", f"x.{system}{index % 97}_{verb}")
+        )
         target = pick.choice(
             (
                 f"{zone}-{system}-{index}/{pick.randrange(10**6)}",

@@ -9,7 +9,7 @@ from aegis import codec
 from aegis.decisions import Snapshot
 from aegis.errors import InvalidBody, named
 from aegis.policies import LoadedPolicy, load_document, load_text
-from aegis.server.app import Request, Response, problems_json
+from aegis.server.app import Answer, Headers, problems_json
 
 __all__ = ["YAML_TYPES", "Admin"]
 
@@ -31,27 +31,22 @@ class Admin:
         self._deepest = deepest
         self._put = put
 
-    async def put_policy(self, request: Request) -> Response:
+    async def put_policy(self, body: bytes, headers: Headers, _query: bytes) -> Answer:
         """`PUT /api/v1/policy`: validate, compile, store, switch."""
+        media_type = headers.get(b"content-type", b"")
         # In a thread: other requests go on while a large policy is parsed and compiled.
-        loaded, snapshot = await asyncio.to_thread(self._load_and_put, request)
-        return Response(
-            codec.dumps(
-                {
-                    "status": "updated",
-                    "rule_count": snapshot.rule_count,
-                    "version": snapshot.version,
-                    "sha256": loaded.sha256,
-                    "warnings": problems_json(loaded.warnings),
-                }
-            ),
-            (snapshot.header,),
-        )
+        loaded, snapshot = await asyncio.to_thread(self._load_and_put, media_type, body)
+        answer = {
+            "status": "updated",
+            "rule_count": snapshot.rule_count,
+            "version": snapshot.version,
+            "sha256": loaded.sha256,
+            "warnings": problems_json(loaded.warnings),
+        }
+        return 200, (snapshot.header,), codec.dumps(answer)
 
-    def _load_and_put(self, request: Request) -> tuple[LoadedPolicy, Snapshot]:
-        loaded = read_policy_body(
-            request.headers.get(b"content-type", b""), request.body, deepest=self._deepest
-        )
+    def _load_and_put(self, media_type: bytes, body: bytes) -> tuple[LoadedPolicy, Snapshot]:
+        loaded = read_policy_body(media_type, body, deepest=self._deepest)
         return loaded, self._put(loaded)
 
 
@@ -66,7 +61,7 @@ def read_policy_body(media_type: bytes, body: bytes, *, deepest: int) -> LoadedP
         if not body:
             raise InvalidBody("the body is empty; send the policy's YAML")
         return load_text(body)
-    value = codec.loads(body, deepest=deepest)
+    value = codec.loads(body, deepest)
     if not isinstance(value, dict):
         raise InvalidBody(f"the body must be an object, not {named(value)}")
     if "yaml" in value:

@@ -14,7 +14,7 @@ from aegis.config import Settings
 from aegis.decisions import Snapshot
 from aegis.errors import InvalidQuery, NotReady, did_you_mean, shown
 from aegis.execution import Enforcer, result_json
-from aegis.server.app import Request, Response
+from aegis.server.app import Answer, Headers
 from aegis_core import RiskLevel
 
 __all__ = ["Api"]
@@ -26,7 +26,8 @@ _MICROSECOND = timedelta(microseconds=1)
 
 # SOURCE: RFC 3339 section 5.6. A `+` that was not escaped in a query arrives as a space.
 _TIME = re.compile(
-    r"(\d{4}-\d\d-\d\d)[Tt ](\d\d:\d\d:\d\d)(?:\.(\d{1,9}))?(?:([Zz])|([+\- ])(\d\d:\d\d))", re.ASCII
+    r"(\d{4}-\d\d-\d\d)[Tt ](\d\d:\d\d:\d\d)(?:\.(\d{1,9}))?(?:([Zz])|([+\- ])(\d\d:\d\d))",
+    re.ASCII,
 )
 
 
@@ -53,59 +54,52 @@ class Api:
         self._enforcer = enforcer
         self._audit = audit
 
-    def health(self, _: Request) -> Response:
-        """`GET /health`"""
-        return Response(codec.dumps({"status": "ok", "version": __version__}))
+    def health(self, _body: bytes, _headers: Headers, _query: bytes) -> Answer:
+        """`GET /health`: the release that answers."""
+        return 200, (), codec.dumps({"status": "ok", "version": __version__})
 
-    def live(self, _: Request) -> Response:
+    def live(self, _body: bytes, _headers: Headers, _query: bytes) -> Answer:
         """`GET /health/live`: the process answers."""
-        return Response(b'{"status":"ok"}')
+        return 200, (), b'{"status":"ok"}'
 
-    def ready(self, _: Request) -> Response:
+    def ready(self, _body: bytes, _headers: Headers, _query: bytes) -> Answer:
         """`GET /health/ready`: decisions can be made and recorded."""
         failure = self._audit().failure
         if failure is not None:
             raise NotReady(f"the audit cannot be written: {failure}")
         self._snapshot()
-        return Response(b'{"status":"ok"}')
+        return 200, (), b'{"status":"ok"}'
 
-    def evaluate(self, request: Request) -> Response:
+    def evaluate(self, body: bytes, _headers: Headers, _query: bytes) -> Answer:
         """`POST /api/v1/evaluate`: decide, without executing."""
-        questions, is_batch = codec.read_questions(
-            request.body, deepest=self._deepest, largest_batch=self._largest_batch
-        )
+        questions, is_batch = codec.read_questions(body, self._deepest, self._largest_batch)
         snapshot = self._snapshot()
         if is_batch:
-            decisions = snapshot.engine.evaluate_many(questions)
-            return Response(codec.decisions_json(questions, decisions), (snapshot.header,))
-        question = questions[0]
-        decision = snapshot.engine.evaluate(*question)
-        return Response(codec.decision_json(question, decision), (snapshot.header,))
+            return 200, (snapshot.header,), snapshot.engine.evaluate_many_json(questions)
+        return 200, (snapshot.header,), snapshot.engine.evaluate_json(*questions[0])
 
-    async def execute(self, request: Request) -> Response:
+    async def execute(self, body: bytes, _headers: Headers, _query: bytes) -> Answer:
         """`POST /api/v1/execute`: decide, approve, execute, audit."""
-        actions, is_batch = codec.read_actions(
-            request.body, deepest=self._deepest, largest_batch=self._largest_batch
-        )
+        actions, is_batch = codec.read_actions(body, self._deepest, self._largest_batch)
         snapshot = self._snapshot()
         results = [result_json(result) for result in await self._enforcer().run(actions, snapshot)]
-        body = b"[%b]" % b",".join(results) if is_batch else results[0]
-        return Response(body, (snapshot.header,))
+        answer = b"[%b]" % b",".join(results) if is_batch else results[0]
+        return 200, (snapshot.header,), answer
 
-    def policy(self, _: Request) -> Response:
+    def policy(self, _body: bytes, _headers: Headers, _query: bytes) -> Answer:
         """`GET /api/v1/policy`: the policy in force."""
         snapshot = self._snapshot()
-        return Response(snapshot.json, (snapshot.header,))
+        return 200, (snapshot.header,), snapshot.json
 
-    async def audit(self, request: Request) -> Response:
+    async def audit(self, _body: bytes, _headers: Headers, query: bytes) -> Answer:
         """`GET /api/v1/audit`: records, oldest first."""
-        pages = self._audit().pages(read_filter(request.query))
+        pages = self._audit().pages(read_filter(query))
         # The first page is read before anything is sent, so that a failure still has its status.
-        first = await anext(pages, [])
+        first: list[dict[str, Any]] = await anext(pages, [])
         second = await anext(pages, None)
         if second is None:
-            return Response(codec.dumps(first))
-        return Response(_streamed(first, second, pages))
+            return 200, (), codec.dumps(first)
+        return 200, (), _streamed(first, second, pages)
 
 
 async def _streamed(

@@ -7,7 +7,8 @@ import itertools
 import logging
 import os
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from asyncio import current_task
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,7 +28,7 @@ from aegis.errors import (
     shown,
 )
 
-__all__ = ["App", "Request", "Response", "Route"]
+__all__ = ["Answer", "App", "Headers", "Lifecycle", "Route"]
 
 _log = logging.getLogger("aegis.server")
 
@@ -38,41 +39,19 @@ Send = Callable[[Mapping[str, Any]], Awaitable[None]]
 JSON: Header = (b"content-type", b"application/json")
 _SANE_REQUEST_ID = re.compile(rb"[!-~]{1,128}")
 _RETRY_AFTER: Header = (b"retry-after", b"1")
+_REQUEST_ID = b"x-request-id"
+_LENGTH = b"content-length"
 _CLOSE: Header = (b"connection", b"close")
 
 
-class Request:
-    """One request, as handlers see it.
+Headers = Mapping[bytes, bytes]
+"""Names in lower case; of a repeated one, the last."""
 
-    Attributes:
-        headers: Names in lower case; of a repeated one, the last.
-        query: The raw query string.
-        body: Whole, within its limit; empty where the route takes none.
-    """
+Answer = tuple[int, Sequence[Header], "bytes | AsyncIterator[bytes]"]
+"""Status, headers besides those that every answer has, and the body: whole, or as it comes."""
 
-    __slots__ = ("body", "headers", "query")
-
-    def __init__(self, headers: Mapping[bytes, bytes], query: bytes, body: bytes) -> None:
-        self.headers = headers
-        self.query = query
-        self.body = body
-
-
-@dataclass(slots=True)
-class Response:
-    """One answer.
-
-    Attributes:
-        body: The whole of it, or its parts as they come.
-        headers: Besides those that every answer has.
-    """
-
-    body: bytes | AsyncIterator[bytes]
-    headers: tuple[Header, ...] = ()
-    status: int = 200
-
-
-Handler = Callable[[Request], "Response | Awaitable[Response]"]
+Handler = Callable[[bytes, Headers, bytes], "Answer | Awaitable[Answer]"]
+"""Called with the body, the headers and the raw query string; may raise any `AegisError`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +59,7 @@ class Route:
     """What answers a method on a path.
 
     Attributes:
-        handler: Answers; may raise any `AegisError`.
+        handler: Answers.
         role: Who may call it.
         largest_body_bytes: 0: it takes no body.
         media_types: What its body may be declared as, besides types that end in `+json`.
@@ -130,6 +109,53 @@ class Lifecycle:
                 await self.closing()
 
 
+class _Deadlines:
+    """Cancels tasks that wait for a body for too long.
+
+    One timer serves all of them: a timer each would cost more than a decision does. A task is
+    cancelled between `timeout_s` and an eighth more.
+
+    Attributes:
+        waiting: Tasks that wait, and the tick in which each began.
+        tick: The present tick.
+    """
+
+    _TICKS = 8
+
+    def __init__(self, timeout_s: float) -> None:
+        self.timeout_s = timeout_s
+        self.waiting: dict[asyncio.Task[Any] | None, int] = {}
+        self.tick = 0
+        self._passed: set[asyncio.Task[Any] | None] = set()
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    def begin(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Begin to tick, on the loop that the tasks run on."""
+        self._loop = loop
+        loop.call_later(self.timeout_s / self._TICKS, self._next, loop)
+
+    def end(self) -> None:
+        """Tick no more."""
+        self._loop = None
+
+    def has_passed(self, task: asyncio.Task[Any] | None) -> bool:
+        """Whether it is for its deadline that a task was cancelled; asked once."""
+        if task in self._passed:
+            self._passed.remove(task)
+            return True
+        return False
+
+    def _next(self, loop: asyncio.AbstractEventLoop) -> None:
+        if self._loop is not loop:
+            return
+        self.tick += 1
+        for task, begun in self.waiting.items():
+            if task is not None and self.tick - begun > self._TICKS and task not in self._passed:
+                self._passed.add(task)
+                task.cancel()
+        loop.call_later(self.timeout_s / self._TICKS, self._next, loop)
+
+
 class _ClientGone(Exception):
     """Nobody waits for the answer any more."""
 
@@ -153,10 +179,11 @@ class App:
         body_timeout_s: float,
     ) -> None:
         self._routes = dict(routes)
-        self._gate = gate
+        self._admit = gate.admit
         self._lifecycle = lifecycle
-        self._body_timeout_s = body_timeout_s
-        self._request_prefix = os.urandom(6).hex().encode()
+        self._deadlines = _Deadlines(body_timeout_s)
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._request_prefix = os.urandom(6).hex().encode() + b"-"
         self._request_numbers = itertools.count(1)
         for (method, path), route in routes.items():
             if method == "GET":
@@ -170,52 +197,104 @@ class App:
         """
         await self._lifecycle.open()
 
-    async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:
-        """Serve one connection's request, or the life cycle."""
-        if scope["type"] == "http":
-            await self._serve(scope, receive, send)
-        elif scope["type"] == "lifespan":
+    async def __call__(  # noqa: C901 - see below: calls are what it saves
+        self, scope: Any, receive: Receive, send: Send
+    ) -> None:
+        """Serve one request, or the life cycle."""
+        if scope["type"] != "http":
+            await self._serve_other(scope, receive, send)
+            return
+        # The way of every request: what stands here costs more than the decision, so each line
+        # counts, and nothing is taken out into a coroutine of its own.
+        headers = dict(scope["headers"])
+        request_id = headers.get(b"x-request-id")
+        if request_id is None or _SANE_REQUEST_ID.fullmatch(request_id) is None:
+            request_id = b"%b%x" % (self._request_prefix, next(self._request_numbers))
+        method = scope["method"]
+        try:
+            route = self._routes.get((method, scope["path"])) or self._route(scope)
+            self._admit(route.role, headers, scope.get("client"))
+            body = b""
+            largest = route.largest_body_bytes
+            if largest:
+                if headers.get(b"content-type") != b"application/json":
+                    _check_media_type(route, headers)
+                declared = headers.get(b"content-length", b"0")
+                if len(declared) > 9 or not declared.isdigit() or int(declared) > largest:
+                    _check_declared_size(declared, largest)
+                if self._loop is None:
+                    self._begin()
+                task = current_task(self._loop)
+                self._deadlines.waiting[task] = self._deadlines.tick
+                try:
+                    message = await receive()
+                    if message["type"] != "http.request":
+                        return
+                    body = message.get("body", b"")
+                    if message.get("more_body", False):
+                        body = await _rest(body, receive, largest)
+                except asyncio.CancelledError:
+                    if not self._deadlines.has_passed(task):
+                        raise
+                    raise self._late(task) from None
+                finally:
+                    del self._deadlines.waiting[task]
+                if len(body) > largest:
+                    raise _too_large(largest)
+            if route.needs_service and not self._lifecycle.is_open:
+                await self._lifecycle.open()
+            answer = route.handler(body, headers, scope["query_string"])
+            status, more, content = answer if type(answer) is tuple else await answer  # type: ignore[misc]
+        except _ClientGone:
+            return
+        except AegisError as error:
+            status, more, content = _refusal(error)
+        except Exception:  # noqa: BLE001 - the edge: a defect must not end the connection unsaid
+            _log.exception("request %s failed by a defect", request_id.decode())
+            defect = AegisError("a defect of the server; its log has this request's id")
+            status, more, content = _refusal(defect)
+        if type(content) is not bytes or method == "HEAD":
+            await _send_other(
+                send, status, [JSON, (_REQUEST_ID, request_id), *more], content, method
+            )
+            return
+        headers_out = [JSON, (_REQUEST_ID, request_id), (_LENGTH, b"%d" % len(content)), *more]
+        await send({"type": "http.response.start", "status": status, "headers": headers_out})
+        await send({"type": "http.response.body", "body": content})
+
+    def _begin(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._deadlines.begin(self._loop)
+
+    def _late(self, task: asyncio.Task[Any] | None) -> BodyTimeout:
+        if task is not None:
+            task.uncancel()
+        said = f"the body did not arrive within {self._deadlines.timeout_s:g} s"
+        return BodyTimeout(said, headers=(_CLOSE,))
+
+    async def _serve_other(self, scope: Any, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
             await self._live(receive, send)
         elif scope["type"] == "websocket":
             await receive()
             await send({"type": "websocket.close", "code": 1003})
 
-    async def _serve(self, scope: Any, receive: Receive, send: Send) -> None:
-        headers = dict(scope["headers"])
-        request_id = headers.get(b"x-request-id")
-        if request_id is None or _SANE_REQUEST_ID.fullmatch(request_id) is None:
-            request_id = b"%b-%x" % (self._request_prefix, next(self._request_numbers))
-        try:
-            response = await self._answer(scope, headers, receive)
-        except _ClientGone:
-            return
-        except AegisError as error:
-            response = _refusal(error)
-        except Exception:
-            _log.exception("request %s failed by a defect", request_id.decode())
-            response = _refusal(AegisError("a defect of the server; its log has this request's id"))
-        await self._send(send, response, request_id, is_head=scope["method"] == "HEAD")
-
-    async def _answer(
-        self, scope: Any, headers: Mapping[bytes, bytes], receive: Receive
-    ) -> Response:
-        path = scope["path"]
+    def _route(self, scope: Any) -> Route:
+        """The route of a request that the table has not as it stands."""
+        method, path = scope["method"], scope["path"]
         root = scope.get("root_path")
-        if root and path.startswith(root):
+        if root and path.startswith(root):  # mounted below another application
             path = path[len(root) :]
-        route = self._routes.get((scope["method"], path))
-        if route is None:
-            self._gate.admit(self._role_of_unknown(path), headers, scope.get("client"))
-            raise self._unknown(scope["method"], path)
-        self._gate.admit(route.role, headers, scope.get("client"))
-        body = b""
-        if route.largest_body_bytes:
-            _check_media_type(route, headers)
-            body = await self._body(headers, receive, route.largest_body_bytes)
-        if route.needs_service and not self._lifecycle.is_open:
-            await self._lifecycle.open()
-        response = route.handler(Request(headers, scope["query_string"], body))
-        return response if type(response) is Response else await response  # type: ignore[misc]
+            route = self._routes.get((method, path))
+            if route is not None:
+                return route
+        role = self._role_of_unknown(path)
+
+        def unknown(*_: object) -> Answer:
+            raise self._unknown(method, path)
+
+        # Whoever may not call is told that, and nothing about what there is.
+        return Route(unknown, role, needs_service=False)
 
     def _role_of_unknown(self, path: str) -> Role:
         roles = [route.role for (_, known), route in self._routes.items() if known == path]
@@ -231,42 +310,6 @@ class App:
             headers=((b"allow", names.encode()),),
         )
 
-    async def _body(self, headers: Mapping[bytes, bytes], receive: Receive, largest: int) -> bytes:
-        declared = headers.get(b"content-length")
-        if declared is not None and declared.isdigit() and int(declared[:20]) > largest:
-            raise _too_large(largest)
-        try:
-            async with asyncio.timeout(self._body_timeout_s):
-                message = await receive()
-                if message["type"] != "http.request":
-                    raise _ClientGone
-                body: bytes = message.get("body", b"")
-                if not message.get("more_body", False):
-                    if len(body) > largest:
-                        raise _too_large(largest)
-                    return body
-                return await _rest(body, receive, largest)
-        except TimeoutError:
-            said = f"the body did not arrive within {self._body_timeout_s:g} s"
-            raise BodyTimeout(said, headers=(_CLOSE,)) from None
-
-    async def _send(
-        self, send: Send, response: Response, request_id: bytes, *, is_head: bool
-    ) -> None:
-        body = response.body
-        headers = [JSON, (b"x-request-id", request_id), *response.headers]
-        is_whole = isinstance(body, bytes)
-        if isinstance(body, bytes):
-            headers.append((b"content-length", b"%d" % len(body)))
-        await send({"type": "http.response.start", "status": response.status, "headers": headers})
-        if isinstance(body, bytes):
-            await send({"type": "http.response.body", "body": b"" if is_head else body})
-            return
-        if not is_head:
-            async for part in body:
-                await send({"type": "http.response.body", "body": part, "more_body": True})
-        await send({"type": "http.response.body", "body": b""})
-
     async def _live(self, receive: Receive, send: Send) -> None:
         await receive()
         try:
@@ -274,19 +317,45 @@ class App:
         except NotReady as error:
             await send({"type": "lifespan.startup.failed", "message": str(error)})
             return
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - the edge: see above
             _log.exception("the server cannot start")
             await send({"type": "lifespan.startup.failed", "message": str(error)})
             return
         await send({"type": "lifespan.startup.complete"})
         await receive()
+        self._deadlines.end()
         await self._lifecycle.close()
         await send({"type": "lifespan.shutdown.complete"})
 
 
+async def _send_other(
+    send: Send,
+    status: int,
+    headers: list[Header],
+    content: bytes | AsyncIterator[bytes],
+    method: str,
+) -> None:
+    """Send an answer that is streamed, or whose body is left out."""
+    if isinstance(content, bytes):
+        headers.append((_LENGTH, b"%d" % len(content)))
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    if method != "HEAD" and not isinstance(content, bytes):
+        async for part in content:
+            await send({"type": "http.response.body", "body": part, "more_body": True})
+    await send({"type": "http.response.body", "body": b""})
+
+
+def _check_declared_size(declared: bytes, largest: int) -> None:
+    if not declared.isdigit():
+        raise InvalidBody(f"content-length {shown(declared.decode('latin-1'))} is no number")
+    # A number of 20 digits is too large whatever they are.
+    if len(declared) >= 20 or int(declared) > largest:
+        raise _too_large(largest)
+
+
 def _check_media_type(route: Route, headers: Mapping[bytes, bytes]) -> None:
     declared = headers.get(b"content-type")
-    if declared is None or declared == b"application/json":
+    if declared is None:
         return
     media_type, _, parameters = declared.lower().partition(b";")
     media_type = media_type.strip()
@@ -324,9 +393,9 @@ def _too_large(largest: int) -> BodyTooLarge:
     return BodyTooLarge(f"the body is over {largest} bytes", headers=(_CLOSE,))
 
 
-def _refusal(error: AegisError) -> Response:
+def _refusal(error: AegisError) -> Answer:
     members: dict[str, Any] = {"error": str(error), "code": error.code}
-    headers: Iterable[Header] = ()
+    headers: tuple[Header, ...] = ()
     if isinstance(error, RequestError):
         headers = error.headers
     if isinstance(error, PolicyError):
@@ -334,7 +403,7 @@ def _refusal(error: AegisError) -> Response:
         members["problems"] = problems_json(error.problems)
     if error.status == 503:
         headers = (*headers, _RETRY_AFTER)
-    return Response(dumps(members), tuple(headers), error.status)
+    return error.status, headers, dumps(members)
 
 
 def problems_json(problems: Iterable[Any]) -> list[dict[str, Any]]:

@@ -148,7 +148,7 @@ def load_executor(spec: str) -> Executor:
         for part in name.split("."):
             found = getattr(found, part)
         executor = found() if callable(found) else found
-    except Exception as error:  # noqa: BLE001 - foreign code; whatever it raises is why we cannot start
+    except Exception as error:
         raise ConfigError(f"cannot load executor {shown(spec)}: {error}") from error
     if not callable(getattr(executor, "execute", None)):
         raise ConfigError(f"executor {shown(spec)} has no method `execute`")
@@ -213,7 +213,9 @@ def _announcement(
     origin = policy_path if snapshot.stored.origin == "file" else "put over HTTP"
     if settings.is_keyless:
         callers = "keyless: " + (
-            "EVERYONE who reaches this address" if settings.allow_unauthenticated else "this machine only"
+            "EVERYONE who reaches this address"
+            if settings.allow_unauthenticated
+            else "this machine only"
         )
     else:
         callers = "keyed" + ("" if settings.admin_key is None else ", with an admin key")

@@ -1,0 +1,84 @@
+# Everything happens in .venv, which these targets make and keep up to date.
+#
+#   make serve    build, and run the server; ARGS="--port 9000" passes options on
+#   make test     run all tests; ARGS="-m 'not slow'" or ARGS=tests/unit narrows them
+#   make check    the static checks; `make --keep-going check` tells all that is wrong at once
+#   make format   put the code into the form that `make check` wants
+#   make bench    the benchmarks; the one over HTTP needs wrk
+#   make clean    remove what these targets made
+#
+# Needs Python 3.11 or newer with venv (another than `python3`: make PYTHON=python3.12 ...), a C
+# compiler and a package index.
+
+PYTHON ?= python3
+ARGS ?=
+VENV := .venv
+PIP := $(VENV)/bin/python -m pip --disable-pip-version-check
+ENGINE_SOURCES := $(wildcard aegis_core/*.pyx aegis_core/*.pxd)
+PYTHON_CODE := aegis aegis_core tests benchmarks setup.py
+
+# The checkers start helpers by name, and these must be the ones in .venv.
+export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
+
+.DELETE_ON_ERROR:
+.PHONY: serve test check check-style check-types check-imports format bench clean
+
+serve: $(VENV)/installed
+	aegis serve policy.yaml $(ARGS)
+
+test: $(VENV)/installed $(VENV)/test-tools
+	python -m pytest $(ARGS)
+
+check: check-style check-types check-imports
+
+check-style: $(VENV)/check-tools
+	ruff check $(PYTHON_CODE)
+	ruff format --check $(PYTHON_CODE)
+	cython-lint aegis_core
+
+check-types: $(VENV)/installed $(VENV)/test-tools $(VENV)/check-tools
+	mypy
+	python -m mypy.stubtest aegis_core.engine --mypy-config-file pyproject.toml
+
+check-imports: $(VENV)/installed $(VENV)/check-tools
+	lint-imports --no-logo --no-cache
+
+format: $(VENV)/check-tools
+	ruff check --fix-only $(PYTHON_CODE)
+	ruff format $(PYTHON_CODE)
+
+bench: $(VENV)/installed
+	python -m benchmarks.engine
+	@if command -v wrk >/dev/null; then echo "python -m benchmarks.http"; python -m benchmarks.http; \
+	else echo "benchmarks.http left out: it needs wrk"; fi
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache .benchmarks
+	rm -f aegis_core/*.so aegis_core/*.c
+	find $(wildcard aegis aegis_core tests benchmarks) -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# INVARIANT: what is run and tested is this checkout. The install points here, so an edited .py file
+# counts at once; a file that only the build reads makes the engine be built again.
+$(VENV)/installed: $(VENV)/pip pyproject.toml setup.py aegis/__init__.py $(ENGINE_SOURCES)
+	PYTHONWARNINGS="ignore:Editable installation" $(PIP) install --quiet --editable .
+	@touch $@
+
+$(VENV)/test-tools: $(VENV)/pip pyproject.toml
+	$(PIP) install --quiet --group test
+	@touch $@
+
+$(VENV)/check-tools: $(VENV)/pip pyproject.toml
+	$(PIP) install --quiet --group check
+	@touch $@
+
+# Only pip from 25.1 on knows dependency groups.
+$(VENV)/pip:
+	@$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else "$(PYTHON) is older than 3.11: name a newer one, as in `make PYTHON=python3.12`")'
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) install --quiet --upgrade "pip>=25.1"
+	@touch $@
+
+# The compiled engine lies beside its source, where a clean-up may take it away.
+ifeq ($(wildcard aegis_core/engine.*.so),)
+.PHONY: $(VENV)/installed
+endif

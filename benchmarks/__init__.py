@@ -1,0 +1,1 @@
+"""What is measured, and how: each part runs as `python -m benchmarks.<part>`."""

@@ -1,0 +1,1 @@
+"""Tests of the engine, the server and the command line."""

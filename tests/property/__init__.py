@@ -1,0 +1,1 @@
+"""Claims about generated policies, actions and batches."""

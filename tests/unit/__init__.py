@@ -1,0 +1,1 @@
+"""Claims about one module at a time: no sockets, no files."""
