@@ -93,8 +93,8 @@ def _is_deeper(value: object, deepest: int) -> bool:
     return any(isinstance(value, dict | list) for value in level)
 
 
-def read_questions(body: bytes, deepest: int, largest_batch: int) -> tuple[list[Question], bool]:
-    """The actions of a body, as far as they are needed to decide, and whether it is a batch.
+def read_questions(body: bytes, deepest: int, largest_batch: int) -> Question | list[Question]:
+    """The actions of a body, as far as they are needed to decide: one, or a batch as a list.
 
     Args:
         body: One action, a list of them, or an object with `actions`.
@@ -106,18 +106,18 @@ def read_questions(body: bytes, deepest: int, largest_batch: int) -> tuple[list[
     """
     value = loads(body, deepest)
     if type(value) is dict and "actions" not in value:
-        return [_question(value, None)], False
+        return _question(value, None)
     items = _items(value, largest_batch)
-    return [_question(item, index) for index, item in enumerate(items)], True
+    return [_question(item, index) for index, item in enumerate(items)]
 
 
-def read_actions(body: bytes, deepest: int, largest_batch: int) -> tuple[list[Action], bool]:
-    """The actions of a body, whole, and whether it is a batch; as `read_questions` otherwise."""
+def read_actions(body: bytes, deepest: int, largest_batch: int) -> Action | list[Action]:
+    """The actions of a body, whole: one, or a batch as a list; as `read_questions` otherwise."""
     value = loads(body, deepest)
     if type(value) is dict and "actions" not in value:
-        return [_action(value, None)], False
+        return _action(value, None)
     items = _items(value, largest_batch)
-    return [_action(item, index) for index, item in enumerate(items)], True
+    return [_action(item, index) for index, item in enumerate(items)]
 
 
 def _items(value: Any, largest_batch: int) -> list[Any]:
@@ -137,8 +137,6 @@ def _items(value: Any, largest_batch: int) -> list[Any]:
 def _question(item: Any, index: int | None) -> Question:
     if type(item) is not dict:
         raise _wrong(index, "", f"must be an object, not {named(item)}")
-    if not _OTHERS.isdisjoint(item):
-        _check_others(item, index)
     get = item.get
     action_type = get("action_type")
     if action_type is None:
@@ -151,6 +149,9 @@ def _question(item: Any, index: int | None) -> Question:
     params = get("params")
     if params is not None and type(params) is not dict:
         raise _wrong(index, "params", f"must be an object, not {named(params)}")
+    if _OTHERS.isdisjoint(item):
+        return action_type, target, "", params
+    _check_others(item, index)
     return action_type, target, get("agent_id") or "", params
 
 

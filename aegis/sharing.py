@@ -30,6 +30,9 @@ class PolicyVersions:
     Args:
         store: Where the versions are.
 
+    Attributes:
+        newest: One word: the number of the newest version that anyone has put into force.
+
     Raises:
         StoreError: The shared file cannot be made.
     """
@@ -37,7 +40,7 @@ class PolicyVersions:
     def __init__(self, store: Store) -> None:
         self._store = store
         self._map: mmap.mmap | None = None
-        self._word = memoryview(bytearray(8)).cast("Q")
+        self.newest = memoryview(bytearray(8)).cast("Q")
         if not store.is_memory:
             path = f"{store.path}.version"
             try:
@@ -49,12 +52,7 @@ class PolicyVersions:
                     os.close(file)
             except OSError as error:
                 raise StoreError(f"cannot use {shown(path)}: {error}") from error
-            self._word = memoryview(self._map).cast("Q")
-
-    @property
-    def newest(self) -> int:
-        """The number of the newest version that anyone has put into force."""
-        return self._word[0]
+            self.newest = memoryview(self._map).cast("Q")
 
     def start(self, file: LoadedPolicy | None, *, reset: bool = False) -> Snapshot:
         """Choose the policy to start with: the newest intent wins.
@@ -74,7 +72,7 @@ class PolicyVersions:
         newest = self._store.newest_policy()
         if file is None:
             if newest is not None:
-                return self._announced(self._compiled(newest))
+                return self.announce(self._compiled(newest))
             file = load_text("")
         last = self._store.newest_policy("file")
         if newest is None or last is None or last.sha256 != file.sha256:
@@ -84,29 +82,36 @@ class PolicyVersions:
                     " and stays in the history",
                     newest.version,
                 )
-            return self.put(file, "file")
+            return self.announce(self.put(file, "file"))
         if newest.origin == "file":
-            return self._announced(Snapshot(file, newest))
+            return self.announce(Snapshot(file, newest))
         if reset:
-            return self.put(file, "file")
+            return self.announce(self.put(file, "file"))
         _log.warning(
             "the policy file is unchanged and version %d, which was put later, stays in force;"
             " --reset-policy goes back to the file",
             newest.version,
         )
-        return self._announced(self._compiled(newest))
+        return self.announce(self._compiled(newest))
 
     def put(self, loaded: LoadedPolicy, origin: str = "put") -> Snapshot:
-        """Store a policy as the newest version and tell every process.
+        """Store a policy as the newest version; nobody knows of it before `announce`.
 
         Raises:
             StoreError: It could not be stored; nothing has changed then.
 
         Cost: compiles, and waits for the disk.
         """
-        loaded.policy.engine  # noqa: B018 - compiled before anyone can see the version
+        _ = loaded.policy.engine  # compiled before anyone can see the version
         version = self._store.add_policy(loaded.sha256, origin, now_us(), loaded.source)
-        return self._announced(Snapshot(loaded, version))
+        return Snapshot(loaded, version)
+
+    def announce(self, snapshot: Snapshot) -> Snapshot:
+        """Tell every process that there is a version as new as this one."""
+        # An aligned word is written at once. It never goes back: a number only ever grows.
+        if snapshot.version > self.newest[0]:
+            self.newest[0] = snapshot.version
+        return snapshot
 
     def load_newest(self) -> Snapshot:
         """The newest version, compiled.
@@ -117,20 +122,13 @@ class PolicyVersions:
         newest = self._store.newest_policy()
         if newest is None:
             raise StoreError("the database has lost its policy versions")
-        return self._announced(self._compiled(newest))
+        return self.announce(self._compiled(newest))
 
     def close(self) -> None:
         """Let go of the shared file."""
-        self._word.release()
+        self.newest.release()
         if self._map is not None:
             self._map.close()
 
     def _compiled(self, version: PolicyVersion) -> Snapshot:
         return Snapshot(load_text(version.source), version)
-
-    def _announced(self, snapshot: Snapshot) -> Snapshot:
-        snapshot.engine  # noqa: B018 - see `put`
-        # An aligned word is written at once. It never goes back: a number only ever grows.
-        if snapshot.version > self._word[0]:
-            self._word[0] = snapshot.version
-        return snapshot

@@ -110,7 +110,7 @@ def build_app(
         session_id: Of actions that name none; the same for all workers of a server.
     """
     service = _Service(settings, file, executor or NoOpExecutor(), session_id or uuid.uuid4().hex)
-    api = Api(settings, service.snapshot, service.enforcer, service.audit)
+    api = Api(settings, service.decisions.snapshot, service.enforcer, service.audit)
     admin = Admin(deepest=settings.deepest_nesting, put=service.put)
     body = settings.largest_body_bytes
     routes = {
@@ -135,7 +135,6 @@ class _Open:
 
     store: Store
     versions: PolicyVersions
-    decisions: DecisionPoint
     audit: AuditLog
     enforcer: Enforcer
 
@@ -151,12 +150,13 @@ class _Service:
         self._executor = executor
         self._session_id = session_id
         self._parts: _Open | None = None
+        self.decisions = DecisionPoint()
 
     async def open(self) -> None:
         store = Store(self._settings.audit_db)
         try:
             versions = PolicyVersions(store)
-            decisions = DecisionPoint(versions.start(self._file))
+            snapshot = versions.start(self._file)
             audit = AuditLog(
                 store,
                 most_queued=self._settings.queued_records,
@@ -177,10 +177,12 @@ class _Service:
             audit.close()
             store.close()
             raise ConfigError(f"the executor's setup failed: {error}") from error
-        self._parts = _Open(store, versions, decisions, audit, enforcer)
+        self._parts = _Open(store, versions, audit, enforcer)
+        self.decisions.begin(snapshot, versions.newest, versions.load_newest)
 
     async def close(self) -> None:
         parts, self._parts = self._open, None
+        self.decisions.end()
         try:
             await parts.enforcer.drain(self._settings.drain_timeout_s)
         finally:
@@ -194,21 +196,13 @@ class _Service:
             raise NotReady("the server is stopping")
         return self._parts
 
-    def snapshot(self) -> Snapshot:
-        """The policy in force: never older than one that a PUT has answered for."""
-        parts = self._open
-        current = parts.decisions.current
-        if current.version != parts.versions.newest:
-            parts.decisions.switch(parts.versions.load_newest())
-            current = parts.decisions.current
-        return current
-
     def put(self, loaded: LoadedPolicy) -> Snapshot:
         """Put a policy into force; called in a thread."""
-        parts = self._open
-        snapshot = parts.versions.put(loaded)
-        parts.decisions.switch(snapshot)
-        return snapshot
+        versions = self._open.versions
+        snapshot = versions.put(loaded)
+        # First here, then everywhere: this process need not load what it has at hand.
+        self.decisions.switch(snapshot)
+        return versions.announce(snapshot)
 
     def enforcer(self) -> Enforcer:
         return self._open.enforcer

@@ -43,7 +43,7 @@ class Admin:
             "sha256": loaded.sha256,
             "warnings": problems_json(loaded.warnings),
         }
-        return 200, (snapshot.header,), codec.dumps(answer)
+        return 200, snapshot.headers, codec.dumps(answer)
 
     def _load_and_put(self, media_type: bytes, body: bytes) -> tuple[LoadedPolicy, Snapshot]:
         loaded = read_policy_body(media_type, body, deepest=self._deepest)

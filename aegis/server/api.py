@@ -72,24 +72,27 @@ class Api:
 
     def evaluate(self, body: bytes, _headers: Headers, _query: bytes) -> Answer:
         """`POST /api/v1/evaluate`: decide, without executing."""
-        questions, is_batch = codec.read_questions(body, self._deepest, self._largest_batch)
+        asked = codec.read_questions(body, self._deepest, self._largest_batch)
         snapshot = self._snapshot()
-        if is_batch:
-            return 200, (snapshot.header,), snapshot.engine.evaluate_many_json(questions)
-        return 200, (snapshot.header,), snapshot.engine.evaluate_json(*questions[0])
+        if isinstance(asked, list):
+            return 200, snapshot.headers, snapshot.engine.evaluate_many_json(asked)
+        action_type, target, agent_id, params = asked
+        answer = snapshot.engine.evaluate_json(action_type, target, agent_id, params)
+        return 200, snapshot.headers, answer
 
     async def execute(self, body: bytes, _headers: Headers, _query: bytes) -> Answer:
         """`POST /api/v1/execute`: decide, approve, execute, audit."""
-        actions, is_batch = codec.read_actions(body, self._deepest, self._largest_batch)
+        asked = codec.read_actions(body, self._deepest, self._largest_batch)
         snapshot = self._snapshot()
+        actions = asked if isinstance(asked, list) else [asked]
         results = [result_json(result) for result in await self._enforcer().run(actions, snapshot)]
-        answer = b"[%b]" % b",".join(results) if is_batch else results[0]
-        return 200, (snapshot.header,), answer
+        answer = b"[%b]" % b",".join(results) if isinstance(asked, list) else results[0]
+        return 200, snapshot.headers, answer
 
     def policy(self, _body: bytes, _headers: Headers, _query: bytes) -> Answer:
         """`GET /api/v1/policy`: the policy in force."""
         snapshot = self._snapshot()
-        return 200, (snapshot.header,), snapshot.json
+        return 200, snapshot.headers, snapshot.json
 
     async def audit(self, _body: bytes, _headers: Headers, query: bytes) -> Answer:
         """`GET /api/v1/audit`: records, oldest first."""

@@ -30,8 +30,12 @@ from aegis_core import (
 )
 from tests.property.strategies import NOW, Case, Conditions, Row, cases, random_pair
 
-# `re` suspects a set within a set where a pattern has `[` in one; what it means is settled.
-pytestmark = pytest.mark.filterwarnings("ignore:Possible:FutureWarning")
+pytestmark = [
+    # `re` suspects a set within a set where a pattern has `[` in one; what it means is settled.
+    pytest.mark.filterwarnings("ignore:Possible:FutureWarning"),
+    # Making the example of a failure small can take minutes, and a large one tells nothing.
+    pytest.mark.timeout(900),
+]
 
 PAIRS = int(os.environ.get("AEGIS_PAIRS", "2000"))
 

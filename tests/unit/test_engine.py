@@ -35,6 +35,11 @@ pytestmark = pytest.mark.filterwarnings("ignore:Possible:FutureWarning")
 ON_STACK = 64
 """Conditional rules that may match before the engine allocates."""
 
+SHAPES = ["*", "read", "re*", "*ad", "r*d", "r?ad", "[r]ead", "*ea*"]
+"""Patterns that match `read`, one for each place that the engine files rules in."""
+
+FILED = "a_type_that_no_other_literal_is_better_than"
+
 BOUND_S = 10.0
 """Far above what any of these takes, far below what an exponential one would."""
 
@@ -87,13 +92,19 @@ class Clock:
 
 
 def match_of(pattern: str, text: str) -> bool:
-    """Whether the engine finds that a pattern matches a text, the same for all three fields."""
-    by_field = [
+    """Whether the engine finds that a pattern matches a text, the same wherever it stands.
+
+    A rule is filed under its best literal and the rest of it is checked in full. So each field
+    stands alone, and target and agent also beside a type that is the better one to file under.
+    """
+    decisions = [
         engine_of(PolicyRule(match_type=pattern, name="hit")).evaluate(text),
         engine_of(PolicyRule(match_target=pattern, name="hit")).evaluate("", text),
         engine_of(PolicyRule(match_agent=pattern, name="hit")).evaluate("", "", text),
+        engine_of(PolicyRule(FILED, pattern, name="hit")).evaluate(FILED, text),
+        engine_of(PolicyRule(FILED, "*", pattern, name="hit")).evaluate(FILED, "", text),
     ]
-    (name,) = {decision.matched_rule for decision in by_field}
+    (name,) = {decision.matched_rule for decision in decisions}
     return name == "hit"
 
 
@@ -105,8 +116,8 @@ def test_first_matching_rule_decides() -> None:
     assert engine_of(*rules).evaluate("read").matched_rule == "a"
 
 
-@pytest.mark.parametrize("first", ["*", "read", "re*", "*ad", "r*d", "r?ad", "[r]ead", "*ea*"])
-@pytest.mark.parametrize("second", ["*", "read", "re*", "*ad", "r*d", "r?ad", "[r]ead", "*ea*"])
+@pytest.mark.parametrize("first", SHAPES)
+@pytest.mark.parametrize("second", SHAPES)
 def test_order_decides_whatever_shapes_the_patterns_have(first: str, second: str) -> None:
     rules = [PolicyRule(first, name="first"), PolicyRule(second, name="second")]
     assert engine_of(*rules).evaluate("read").matched_rule == "first"
@@ -238,6 +249,9 @@ def test_pattern_matches(pattern: str, text: str) -> None:
         ("*ad", "d"),
         ("*ad", "add"),
         ("*ea*", "era"),
+        ("a\0", "a"),
+        ("a\0*", "a"),
+        ("*\0a", "a"),
         ("aba*aba", "aba"),
         ("aba*aba", "ababa"),
         ("ab*bc", "abc"),
@@ -401,9 +415,12 @@ def test_missing_params_are_empty_for_a_condition() -> None:
     assert engine_of(rule).evaluate("read", params=None).matched_rule == "empty"
 
 
-def test_condition_is_not_asked_behind_an_earlier_match() -> None:
-    rules = [PolicyRule("re*", name="first"), raising(AssertionError)]
-    assert engine_of(*rules).evaluate("read").matched_rule == "first"
+@pytest.mark.parametrize("first", SHAPES)
+@pytest.mark.parametrize("behind", SHAPES)
+def test_condition_is_not_asked_behind_the_deciding_rule(first: str, behind: str) -> None:
+    asked: list[tuple[object, object]] = []
+    engine_of(PolicyRule(first), keeping(asked, 0, behind)).evaluate("read")
+    assert asked == []
 
 
 def test_condition_is_not_asked_where_the_patterns_do_not_match() -> None:
@@ -414,10 +431,8 @@ def test_condition_is_not_asked_where_the_patterns_do_not_match() -> None:
 
 def test_conditions_are_asked_in_the_order_of_the_rules() -> None:
     asked: list[tuple[object, object]] = []
-    # One for each place that the engine files rules in.
-    patterns = ["*", "*ad", "re*", "r?ad", "[r]*", "read", "*ea*", "r*d"]
-    engine_of(*[keeping(asked, pattern, pattern) for pattern in patterns]).evaluate("read")
-    assert [pattern for pattern, _ in asked] == patterns
+    engine_of(*[keeping(asked, pattern, pattern) for pattern in SHAPES]).evaluate("read")
+    assert [pattern for pattern, _ in asked] == SHAPES
 
 
 @pytest.mark.parametrize("rules", [ON_STACK - 1, ON_STACK, ON_STACK + 1, 1_000])
