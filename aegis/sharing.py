@@ -108,9 +108,11 @@ class PolicyVersions:
 
     def announce(self, snapshot: Snapshot) -> Snapshot:
         """Tell every process that there is a version as new as this one."""
-        # An aligned word is written at once. It never goes back: a number only ever grows.
         if snapshot.version > self.newest[0]:
-            self.newest[0] = snapshot.version
+            # INVARIANT: the word never goes back, so its writers take turns; readers need not,
+            # since an aligned word is written at once.
+            with self._store.turn():
+                self.newest[0] = max(self.newest[0], snapshot.version)
         return snapshot
 
     def load_newest(self) -> Snapshot:

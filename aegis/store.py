@@ -185,6 +185,24 @@ class Store:
             raise said from error
 
     @contextmanager
+    def turn(self) -> Iterator[None]:
+        """Be the only one who writes, of all threads and processes.
+
+        Raises:
+            StoreError: The database was replaced or removed.
+        """
+        with self._write_lock, self._said(f"cannot write {shown(self.path)}"):
+            if self._inode is not None and self._file_id() != self._inode:
+                raise StoreError(f"{shown(self.path)} was replaced or removed; restart the server")
+            if self._lock_file >= 0:
+                fcntl.flock(self._lock_file, fcntl.LOCK_EX)
+            try:
+                yield
+            finally:
+                if self._lock_file >= 0:
+                    fcntl.flock(self._lock_file, fcntl.LOCK_UN)
+
+    @contextmanager
     def transaction(self) -> Iterator[Connection]:
         """The one way to write: everything done inside is committed together, or not at all.
 
@@ -193,22 +211,14 @@ class Store:
 
         Cost: waits for other writers; returns when the commit is on the disk.
         """
-        with self._write_lock, self._said(f"cannot write {shown(self.path)}"):
-            if self._inode is not None and self._file_id() != self._inode:
-                raise StoreError(f"{shown(self.path)} was replaced or removed; restart the server")
-            if self._lock_file >= 0:
-                fcntl.flock(self._lock_file, fcntl.LOCK_EX)
+        with self.turn():
             try:
                 self._writer.execute("BEGIN IMMEDIATE")
                 yield self._writer
                 self._writer.execute("COMMIT")
             finally:
-                try:
-                    if self._writer.in_transaction:
-                        self._writer.execute("ROLLBACK")
-                finally:
-                    if self._lock_file >= 0:
-                        fcntl.flock(self._lock_file, fcntl.LOCK_UN)
+                if self._writer.in_transaction:
+                    self._writer.execute("ROLLBACK")
 
     @contextmanager
     def reading(self) -> Iterator[Connection]:

@@ -46,6 +46,7 @@ IN_SETS = "abc]!^-[\\&~|é漢😀"
 
 chars = st.sampled_from(CHARS)
 words = st.text(chars, max_size=4)
+_long_words = st.text(chars, min_size=1, max_size=9)
 
 
 # Patterns ---------------------------------------------------------------------------------------
@@ -67,6 +68,8 @@ _shapes = [
     words,
     words.map("{}*".format),
     words.map("*{}".format),
+    _long_words.map("{}*".format),
+    _long_words.map("*{}".format),
     words.map("*{}*".format),
     st.builds("{}*{}".format, words, words),
     st.lists(words, min_size=2, max_size=5).map("*".join),

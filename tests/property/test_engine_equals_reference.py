@@ -5,6 +5,7 @@ The checker that says so is itself checked: each of a row of wrong engines must 
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -131,6 +132,34 @@ def test_decision_alone_equals_decision_in_a_batch(case: Case) -> None:
     policy, actions = case
     engine = compile_policy(policy, condition=Conditions().compile, clock=lambda: NOW)
     assert engine.evaluate_many(actions) == [engine.evaluate(*row) for row in actions]
+
+
+@given(cases())
+def test_written_answer_says_what_the_decision_says(case: Case) -> None:
+    policy, actions = case
+    engine = compile_policy(policy, condition=Conditions().compile, clock=lambda: NOW)
+    rows = [_writable(row) for row in actions]
+    wanted = [_members(row, engine.evaluate(*row)) for row in rows]
+    assert [json.loads(engine.evaluate_json(*row)) for row in rows] == wanted
+    assert json.loads(engine.evaluate_many_json(rows)) == wanted
+
+
+def _writable(row: Row) -> Row:
+    # Half of a surrogate pair has no place in UTF-8.
+    action_type, target, agent, params = row
+    return action_type.replace("\ud800", ""), target.replace("\ud800", ""), agent, params
+
+
+def _members(row: Row, decision: Decision) -> dict[str, object]:
+    members: dict[str, object] = {
+        "action_type": row[0],
+        "target": row[1],
+        "risk_level": decision.risk_level.name,
+        "approval": decision.approval.value,
+        "is_allowed": decision.is_allowed,
+        "matched_rule": decision.matched_rule,
+    }
+    return members if decision.error is None else {**members, "error": decision.error}
 
 
 @given(cases())

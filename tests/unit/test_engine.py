@@ -499,6 +499,55 @@ def test_only_a_block_is_not_allowed(approval: Approval) -> None:
     assert decision.is_allowed is (approval is not Approval.BLOCK)
 
 
+# The written answer -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "text", ["", '"', "\\", "".join(map(chr, range(129))), "é漢😀\uffff\u2028", "\0" * 10_000]
+)
+def test_written_answer_holds_any_text(text: str) -> None:
+    written = json.loads(engine_of(PolicyRule()).evaluate_json(text, text))
+    assert (written["action_type"], written["target"]) == (text, text)
+
+
+def test_written_answer_has_its_members_in_order() -> None:
+    assert engine_of(PolicyRule(name="all")).evaluate_json("read", "prod") == (
+        b'{"action_type":"read","target":"prod","risk_level":"MEDIUM","approval":"approve",'
+        b'"is_allowed":true,"matched_rule":"all"}'
+    )
+
+
+def test_written_batch_is_a_list_of_the_answers() -> None:
+    engine = engine_of(PolicyRule("read"), says("unclear"))
+    rows = [("read", "", "", None), ("write", "x", "", None)]
+    one, other = [engine.evaluate_json(*row) for row in rows]
+    assert engine.evaluate_many_json(rows) == b"[" + one + b"," + other + b"]"
+
+
+def test_written_batch_of_none_is_an_empty_list() -> None:
+    assert engine_of().evaluate_many_json([]) == b"[]"
+
+
+@pytest.mark.parametrize("row", [("\ud800", ""), ("read", "a\udfff")])
+def test_half_a_surrogate_pair_cannot_be_written(row: tuple[str, str]) -> None:
+    with pytest.raises(UnicodeEncodeError):
+        engine_of(PolicyRule()).evaluate_json(*row)
+
+
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_argument_that_is_no_text_is_not_written(place: int) -> None:
+    row: list[Any] = ["read", "prod", "agent", None]
+    row[place] = b"bytes"
+    with pytest.raises(TypeError):
+        engine_of(PolicyRule()).evaluate_many_json([tuple(row)])
+
+
+def test_clock_is_asked_once_for_a_whole_written_batch() -> None:
+    clock = Clock()
+    engine_of(says(False), clock=clock).evaluate_many_json([("read", "", "", None)] * 5)
+    assert clock.asked == 1
+
+
 # Size and time ------------------------------------------------------------------------------------
 
 
@@ -615,6 +664,7 @@ def test_deciding_keeps_no_reference_to_what_it_was_given(rules: list[PolicyRule
     for _ in range(100):
         engine.evaluate(*row)
         engine.evaluate_many([row, row])
+        engine.evaluate_many_json([row, row])
     assert [sys.getrefcount(thing) for thing in held] == before
 
 
@@ -645,10 +695,13 @@ def round_of_calls():
     for engine in engines:
         for action in ("read", "r\\u6f22" * 50, "x\\U0001f600", ""):
             engine.evaluate(action, "t" * 300, "a", {"n": 1})
+            engine.evaluate_json(action, "\\0" * 300, "a", {"n": 1})
         engine.evaluate_many([("read", "t", "a", None)] * 3)
-        for wrong in (lambda: engine.evaluate(None), lambda: engine.evaluate_many([(1, 2, 3, 4)])):
+        engine.evaluate_many_json([("read", "t", "a", None)] * 3)
+        for wrong in (lambda: engine.evaluate(None), lambda: engine.evaluate_many([(1, 2, 3, 4)]),
+                      lambda: engine.evaluate_json("\\ud800"), lambda: engine.evaluate_json(None)):
             try: wrong()
-            except TypeError: pass
+            except (TypeError, UnicodeEncodeError): pass
     ruled(*[answers(False)] * 5, fails).evaluate("read")
 
 def resident(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -1,0 +1,1 @@
+"""Claims about every endpoint, asked in this process through ASGI: no sockets."""

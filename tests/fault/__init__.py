@@ -1,0 +1,1 @@
+"""Tests of what breaks: kills, full disks, locked and lost databases, executors that hang."""

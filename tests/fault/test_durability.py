@@ -1,0 +1,384 @@
+"""What was acknowledged is what is stored, whatever is killed, full, locked, lost or hanging."""
+
+from __future__ import annotations
+
+import fcntl
+import http.client
+import os
+import resource
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+import apsw
+import pytest
+
+from tests.process.server import Answer, AsgiServer, Connection, Program, Server, until
+
+EVALUATE, EXECUTE, READY = "/api/v1/evaluate", "/api/v1/execute", "/health/ready"
+DATABASE = "aegis_audit.db"
+AUDIT_TIMEOUT = ("--audit-timeout", "0.5")
+READ = {"action_type": "read", "target": "crm"}
+
+UVICORN = """
+from aegis.server import create_app
+import uvicorn
+uvicorn.run(create_app(policy_path="policy.yaml", audit_db_path="shared.db"), port=0)
+"""
+EXECUTORS = """
+import asyncio
+from pathlib import Path
+from aegis import Executor, Result, ResultStatus
+
+class Waits(Executor):
+    # Runs from the time that it makes the file `begun` until there is a file `go`.
+    async def execute(self, action):
+        Path("begun").touch()
+        while not Path("go").exists():
+            await asyncio.sleep(0.01)
+        Path("done").touch()
+        return Result(action, ResultStatus.SUCCESS, {"waited": True})
+
+    async def teardown(self):
+        Path("torn down").touch()
+
+class Stubborn(Waits):
+    # Takes no notice of being cancelled.
+    async def execute(self, action):
+        Path("begun").touch()
+        while True:
+            try:
+                await asyncio.sleep(3600)
+            except asyncio.CancelledError:
+                pass
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A folder with executors that wait."""
+    (tmp_path / "waits.py").write_text(EXECUTORS)
+    return tmp_path
+
+
+def execute(server: Server, target: str) -> Answer:
+    """Execute an action that is allowed, to find its record by the target."""
+    return server.ask("POST", EXECUTE, {"action_type": "read", "target": target})
+
+
+def targets(server: Server | AsgiServer) -> list[str]:
+    """The targets of all records, oldest first."""
+    return [str(record["action_target"]) for record in server.audit()]
+
+
+def until_ready(server: Server, status: int) -> Answer:
+    """The answer about readiness, as soon as it has a status."""
+
+    def asked() -> Answer | None:
+        answer = server.ask("GET", READY)
+        return answer if answer.status == status else None
+
+    answer = until(asked, f"readiness is {status}")
+    assert answer is not None
+    return answer
+
+
+def begin(server: Server, folder: Path) -> Connection:
+    """A connection on which an execution has begun."""
+    connection = server.connect(timeout_s=30.0)
+    connection.send(connection.request("POST", EXECUTE, b'{"action_type": "read"}'))
+    until((folder / "begun").exists, "the execution has begun")
+    return connection
+
+
+def recorded_afterwards(folder: Path) -> list[dict[str, Any]]:
+    """All records, as a new server finds them."""
+    with Server(folder) as server:
+        return server.audit()
+
+
+# --- kills ---------------------------------------------------------------------------------------
+
+
+class Load:
+    """Executes on several connections until it is over, and notes what was acknowledged."""
+
+    def __init__(self, server: Server, clients: int) -> None:
+        self.acknowledged: list[str] = []
+        self._server = server
+        self._threads = [
+            threading.Thread(target=self._run, args=(client,)) for client in range(clients)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def _run(self, client: int) -> None:
+        try:
+            with self._server.connect() as connection:
+                for number in range(1_000_000):
+                    action = {"action_type": "read", "target": f"{client}/{number}"}
+                    if connection.ask("POST", EXECUTE, action).status == 200:
+                        self.acknowledged.append(action["target"])
+        except (OSError, http.client.HTTPException):
+            return
+
+    def join(self) -> None:
+        """Wait until all clients have lost their server."""
+        for thread in self._threads:
+            thread.join(30.0)
+            assert not thread.is_alive()
+
+
+def test_power_cut_under_load_loses_no_acknowledged_record(tmp_path: Path) -> None:
+    acknowledged: list[str] = []
+    for _ in range(3):
+        with Server(tmp_path, "--workers", "2") as server:
+            load = Load(server, clients=6)
+            wanted = len(load.acknowledged) + 200
+            until(lambda: len(load.acknowledged) >= wanted, "enough was acknowledged")  # noqa: B023
+            server.kill_all()
+            load.join()
+        # Each round counts from nought: told apart, so that a record too many is seen as well.
+        acknowledged += load.acknowledged
+    with Server(tmp_path) as server:
+        records = server.audit()
+    stored = [record["action_target"] for record in records]
+    assert [record["id"] for record in records] == list(range(1, len(records) + 1))
+    assert {name for name in acknowledged if stored.count(name) < acknowledged.count(name)} == set()
+    # At most what each client was waiting for came on top, in each round.
+    assert len(stored) - len(acknowledged) <= 3 * 6
+
+
+def test_killed_worker_under_load_loses_no_acknowledged_record(tmp_path: Path) -> None:
+    with Server(tmp_path, "--workers", "2") as server:
+        load = Load(server, clients=6)
+        until(lambda: len(load.acknowledged) >= 200, "enough was acknowledged")
+        os.kill(min(server.children), signal.SIGKILL)
+        before = len(load.acknowledged)
+        until(lambda: len(load.acknowledged) >= before + 100, "the other worker goes on")
+        server.kill_all()
+        load.join()
+    records = recorded_afterwards(tmp_path)
+    stored = [record["action_target"] for record in records]
+    assert [record["id"] for record in records] == list(range(1, len(records) + 1))
+    assert set(load.acknowledged) <= set(stored)
+    assert len(stored) == len(set(stored))
+
+
+def test_policy_that_was_put_outlives_a_power_cut(tmp_path: Path) -> None:
+    with Server(tmp_path, "--workers", "2") as server:
+        server.put_rule("was_put")
+        server.kill_all()
+    with Server(tmp_path) as server:
+        assert server.rule_for("read") == "was_put"
+
+
+def test_two_servers_over_one_database_both_record_and_share_the_policy(tmp_path: Path) -> None:
+    with AsgiServer(tmp_path, UVICORN) as one, AsgiServer(tmp_path, UVICORN) as other:
+        for number in range(20):
+            for name, server in (("one", one), ("other", other)):
+                action = {"action_type": "read", "target": f"{name}/{number}"}
+                assert server.ask("POST", EXECUTE, action).status == 200
+        one.put_rule("put_to_one")
+        assert other.rule_for("read") == "put_to_one"
+        other.put_rule("put_to_other")
+        assert one.rule_for("read") == "put_to_other"
+        records = one.audit()
+        assert records == other.audit()
+    assert [record["id"] for record in records] == list(range(1, 41))
+    assert len({record["action_target"] for record in records}) == 40
+
+
+# --- a database that cannot be written -----------------------------------------------------------
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """The database, locked against writers by another program."""
+    with closing(apsw.Connection(str(folder / DATABASE))) as connection:
+        connection.set_busy_timeout(5000)
+        connection.execute("BEGIN EXCLUSIVE")
+        yield
+        connection.execute("ROLLBACK")
+
+
+@contextmanager
+def turn_kept(folder: Path) -> Iterator[None]:
+    """The turn to write, kept by another process: as one that was suspended in its commit."""
+    with (folder / f"{DATABASE}.lock").open("rb") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+@contextmanager
+def disk_full(server: Server) -> Iterator[None]:
+    """No file of a worker can grow any more."""
+    size = os.path.getsize(server.folder / f"{DATABASE}-wal")
+    unlimited = (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
+    for pid in server.children:
+        resource.prlimit(pid, resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
+    yield
+    for pid in server.children:
+        resource.prlimit(pid, resource.RLIMIT_FSIZE, unlimited)
+
+
+@contextmanager
+def broken(server: Server, how: str) -> Iterator[None]:
+    """A database that cannot be written for a while."""
+    match how:
+        case "locked":
+            with locked(server.folder):
+                yield
+        case "turn kept":
+            with turn_kept(server.folder):
+                yield
+        case _:
+            with disk_full(server):
+                yield
+
+
+LARGE = {"action_type": "read", "target": "delayed", "params": {"text": "x" * 800_000}}
+
+
+@pytest.mark.parametrize("how", ["locked", "turn kept", "disk full"])
+def test_unwritable_audit_withholds_answers_and_recovers_by_itself(
+    tmp_path: Path, how: str
+) -> None:
+    with Server(tmp_path, *AUDIT_TIMEOUT) as server:
+        assert execute(server, "before").status == 200
+        with broken(server, how):
+            with server.connect(timeout_s=3.0) as connection:
+                withheld = connection.ask("POST", EXECUTE, LARGE)
+            assert (withheld.status, withheld.code) == (503, "audit_unavailable")
+            assert int(withheld.headers["retry-after"]) > 0
+            not_ready = until_ready(server, 503)
+            assert not_ready.code == "not_ready"
+            assert "audit" in not_ready.json()["error"]
+            assert server.rule_for("read") == "reads"
+            assert server.ask("GET", "/health/live").status == 200
+            assert targets(server) == ["before"]
+        until_ready(server, 200)
+        until(lambda: execute(server, "after").status == 200, "it executes again")
+        stored = targets(server)
+        assert server.stop() == 0
+    assert stored.count("delayed") == 1
+    assert [name for name in stored if name != "after"] == ["before", "delayed"]
+    assert "Traceback" not in server.stderr
+
+
+@pytest.mark.parametrize("how", ["locked", "turn kept", "disk full"])
+def test_policy_that_cannot_be_stored_is_503_and_not_in_force(tmp_path: Path, how: str) -> None:
+    rules = [{"name": "x" * 800_000, "match": {"type": "*"}}]
+    with Server(tmp_path, *AUDIT_TIMEOUT) as server:
+        with broken(server, how), server.connect(timeout_s=12.0) as connection:
+            refused = connection.ask("PUT", "/api/v1/policy", {"rules": rules})
+            assert refused.status == 503
+            assert server.rule_for("read") == "reads"
+        assert server.rule_for("read") == "reads"
+        until(lambda: server.put_rule("smaller"), "policies can be put again")
+        assert server.rule_for("read") == "smaller"
+
+
+@pytest.mark.parametrize("how", ["locked", "turn kept", "disk full"])
+def test_unwritable_audit_does_not_block_the_end_of_the_server(tmp_path: Path, how: str) -> None:
+    with Server(tmp_path, *AUDIT_TIMEOUT) as server, broken(server, how):
+        assert server.ask("POST", EXECUTE, LARGE).status == 503
+        server.stop(timeout_s=18.0)
+        assert "lost" in server.stderr
+
+
+@pytest.mark.parametrize("how", ["removed", "replaced"])
+def test_lost_database_file_is_noticed_and_nothing_is_acknowledged(
+    tmp_path: Path, how: str
+) -> None:
+    with Server(tmp_path, *AUDIT_TIMEOUT) as server:
+        assert execute(server, "before").status == 200
+        if how == "removed":
+            (tmp_path / DATABASE).unlink()
+        else:
+            (tmp_path / "other").write_bytes((tmp_path / DATABASE).read_bytes())
+            (tmp_path / "other").replace(tmp_path / DATABASE)
+        answer = execute(server, "after")
+        assert (answer.status, answer.code) == (503, "audit_unavailable")
+        assert "replaced or removed" in until_ready(server, 503).json()["error"]
+        assert server.rule_for("read") == "reads"
+
+
+def test_nothing_is_executed_while_it_could_not_be_recorded(folder: Path) -> None:
+    (folder / "go").touch()
+    with Server(folder, *AUDIT_TIMEOUT, "--executor", "waits:Waits") as server, locked(folder):
+        execute(server, "first")
+        until_ready(server, 503)
+        (folder / "begun").unlink(missing_ok=True)
+        answer = execute(server, "second")
+        assert (answer.status, answer.code) == (503, "audit_unavailable")
+        assert not (folder / "begun").exists()
+
+
+# --- executors that take long --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("executor", ["Waits", "Stubborn"])
+def test_execution_over_its_timeout_is_recorded_as_interrupted(folder: Path, executor: str) -> None:
+    options = ("--executor", f"waits:{executor}", "--execute-timeout", "0.3")
+    with Server(folder, *options) as server:
+        result = execute(server, "slow").json()
+        (record,) = server.audit()
+        assert server.rule_for("read") == "reads"
+    assert result["status"] == "interrupted"
+    assert "0.3 s" in result["error"]
+    assert (record["action_target"], record["result_status"]) == ("slow", "interrupted")
+
+
+def test_execution_goes_on_to_its_record_when_the_client_has_gone(folder: Path) -> None:
+    with Server(folder, "--executor", "waits:Waits") as server:
+        begin(server, folder).socket.close()
+        assert server.audit(result_status="success") == []
+        (folder / "go").touch()
+        until(lambda: server.audit(result_status="success"), "the execution is recorded")
+        assert len(server.audit()) == 1
+
+
+def stops_listening(server: Program, port: int) -> None:
+    """Wait until a server that was told to stop takes no more connections."""
+
+    def refused() -> bool:
+        try:
+            Connection(port).socket.close()
+        except ConnectionError:
+            return True
+        return server.process.poll() is not None
+
+    until(refused, "it listens no more")
+
+
+def test_sigterm_lets_a_running_execution_end_and_answers_it(folder: Path) -> None:
+    with Server(folder, "--executor", "waits:Waits") as server, begin(server, folder) as connection:
+        server.process.terminate()
+        stops_listening(server, server.port)
+        (folder / "go").touch()
+        answer = connection.answer("POST")
+        assert (answer.status, answer.json()["status"]) == (200, "success")
+        assert server.process.wait(10.0) == 0
+        assert server.stderr == ""
+    assert (folder / "torn down").exists()
+    assert [record["result_status"] for record in recorded_afterwards(folder)] == ["success"]
+
+
+@pytest.mark.parametrize("executor", ["Waits", "Stubborn"])
+def test_sigterm_records_a_hanging_execution_as_interrupted(folder: Path, executor: str) -> None:
+    options = ("--executor", f"waits:{executor}", "--execute-timeout", "600")
+    with Server(folder, *options) as server, begin(server, folder):
+        # The drain and a little, below the time after which the worker is killed.
+        assert server.stop(timeout_s=18.0) == 0
+    assert [record["result_status"] for record in recorded_afterwards(folder)] == ["interrupted"]
+
+
+def test_execution_under_a_power_cut_is_not_recorded_as_done(folder: Path) -> None:
+    with Server(folder, "--executor", "waits:Waits") as server, begin(server, folder):
+        server.kill_all()
+    records = recorded_afterwards(folder)
+    assert [record for record in records if record["result_status"] == "success"] == []
