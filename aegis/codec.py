@@ -15,11 +15,12 @@ from aegis_core import Action
 
 __all__ = [
     "Question",
+    "action",
+    "batch",
     "dumps",
     "dumps_foreign",
     "loads",
-    "read_actions",
-    "read_questions",
+    "question",
     "redacted_json",
 ]
 
@@ -27,8 +28,6 @@ Question = tuple[str, str, str, dict[str, Any] | None]
 """What is needed to decide: action type, target, agent, params."""
 
 _TEXTS = ("description", "agent_id", "session_id", "parent_agent_id", "chain_id")
-_OTHERS = frozenset((*_TEXTS, "chain_depth"))
-"""The members of an action that not every action has."""
 _SECRET_WORDS = (
     "password|passwd|pwd|secret|token|api_key|api-key|authorization|cookie|credential"
     "|private_key|access_key"
@@ -93,48 +92,33 @@ def _is_deeper(value: object, deepest: int) -> bool:
     return any(isinstance(value, dict | list) for value in level)
 
 
-def read_questions(body: bytes, deepest: int, largest_batch: int) -> Question | list[Question]:
-    """The actions of a body, as far as they are needed to decide: one, or a batch as a list.
-
-    Args:
-        body: One action, a list of them, or an object with `actions`.
-        deepest: Limit on the nesting.
-        largest_batch: Limit on the number of actions.
+def batch(value: Any, largest: int) -> list[Any]:
+    """The items of a body that is not one action: a list, or an object with `actions`.
 
     Raises:
-        InvalidBody: Something is wrong; the message says where, as in `actions[3].target`.
+        InvalidBody: It is neither, or has too many.
     """
-    value = loads(body, deepest)
-    if type(value) is dict and "actions" not in value:
-        return _question(value, None)
-    items = _items(value, largest_batch)
-    return [_question(item, index) for index, item in enumerate(items)]
-
-
-def read_actions(body: bytes, deepest: int, largest_batch: int) -> Action | list[Action]:
-    """The actions of a body, whole: one, or a batch as a list; as `read_questions` otherwise."""
-    value = loads(body, deepest)
-    if type(value) is dict and "actions" not in value:
-        return _action(value, None)
-    items = _items(value, largest_batch)
-    return [_action(item, index) for index, item in enumerate(items)]
-
-
-def _items(value: Any, largest_batch: int) -> list[Any]:
     if type(value) is dict:
         value = value["actions"]
         if type(value) is not list:
             raise InvalidBody(f"`actions` must be a list of actions, not {named(value)}")
     elif type(value) is not list:
         raise InvalidBody(f"the body must be an action or a list of actions, not {named(value)}")
-    if len(value) > largest_batch:
-        raise InvalidBody(
-            f"{len(value)} actions are too many; send at most {largest_batch} at once"
-        )
+    if len(value) > largest:
+        raise InvalidBody(f"{len(value)} actions are too many; send at most {largest} at once")
     return value
 
 
-def _question(item: Any, index: int | None) -> Question:
+def question(item: Any, index: int | None = None) -> Question:
+    """An action, as far as it is needed to decide.
+
+    Args:
+        item: Its JSON.
+        index: Its place in a batch.
+
+    Raises:
+        InvalidBody: Something is wrong; the message says where, as in `actions[3].target`.
+    """
     if type(item) is not dict:
         raise _wrong(index, "", f"must be an object, not {named(item)}")
     get = item.get
@@ -149,24 +133,13 @@ def _question(item: Any, index: int | None) -> Question:
     params = get("params")
     if params is not None and type(params) is not dict:
         raise _wrong(index, "params", f"must be an object, not {named(params)}")
-    if _OTHERS.isdisjoint(item):
-        return action_type, target, "", params
     _check_others(item, index)
     return action_type, target, get("agent_id") or "", params
 
 
-def _check_others(item: dict[str, Any], index: int | None) -> None:
-    for name in _TEXTS:
-        text = item.get(name)
-        if text is not None and type(text) is not str:
-            raise _wrong(index, name, f"must be text, not {named(text)}")
-    depth = item.get("chain_depth")
-    if depth is not None:
-        _depth(depth, index)
-
-
-def _action(item: Any, index: int | None) -> Action:
-    action_type, target, agent_id, params = _question(item, index)
+def action(item: Any, index: int | None = None) -> Action:
+    """An action, whole; as `question` otherwise."""
+    action_type, target, agent_id, params = question(item, index)
     get = item.get
     return Action(
         action_type,
@@ -179,6 +152,16 @@ def _action(item: Any, index: int | None) -> Action:
         get("chain_id") or "",
         _depth(get("chain_depth") or 0, index),
     )
+
+
+def _check_others(item: dict[str, Any], index: int | None) -> None:
+    for name in _TEXTS:
+        text = item.get(name)
+        if text is not None and type(text) is not str:
+            raise _wrong(index, name, f"must be text, not {named(text)}")
+    depth = item.get("chain_depth")
+    if depth is not None:
+        _depth(depth, index)
 
 
 def _depth(value: Any, index: int | None) -> int:

@@ -12,7 +12,9 @@ Everything that the walk reads is plain data in flat arrays addressed by index.
 cimport cython
 from cpython.array cimport array
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.dict cimport PyDict_GetItemWithError
 from cpython.mem cimport PyMem_Free, PyMem_Malloc, PyMem_Realloc
+from cpython.ref cimport PyObject
 from cpython.unicode cimport PyUnicode_Check, PyUnicode_GET_LENGTH
 from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t
 from libc.stdlib cimport qsort
@@ -382,6 +384,80 @@ cdef class Engine:
         buffer.raw(b"]", 1)
         return buffer.taken()
 
+    def evaluate_object_json(self, item):
+        """Decide about one action given as a parsed JSON object, and write the answer.
+
+        Args:
+            item: The object.
+
+        Returns:
+            The decision as a JSON object in UTF-8. None where the object is not a plain action, of
+            `action_type`, `target`, `params` and `agent_id` of the right types and nothing else:
+            such a one has to be read with more care.
+        """
+        cdef _Buffer buffer = _Buffer()
+        return buffer.taken() if self._write_object(item, buffer, None) else None
+
+    def evaluate_objects_json(self, items):
+        """Decide about several actions given as parsed JSON objects at one moment.
+
+        Args:
+            items: A list of them.
+
+        Returns:
+            Their decisions, in the same order, as a JSON list in UTF-8. None where one of them is
+            not a plain action.
+        """
+        cdef list moment = [None]
+        cdef _Buffer buffer = _Buffer()
+        for item in items:
+            buffer.raw(b",", 1)
+            if not self._write_object(item, buffer, moment):
+                return None
+        if buffer.size == 0:
+            return b"[]"
+        buffer.data[0] = c"["
+        buffer.raw(b"]", 1)
+        return buffer.taken()
+
+    cdef bint _write_object(self, object item, _Buffer buffer, list moment) except -1:
+        cdef dict members
+        cdef PyObject *found
+        cdef Py_ssize_t known = 1
+        cdef object action_type, target = "", agent = "", params = None
+        if type(item) is not dict:
+            return False
+        members = item
+        found = PyDict_GetItemWithError(members, "action_type")
+        if found == NULL:
+            return False
+        action_type = <object>found
+        if type(action_type) is not str or PyUnicode_GET_LENGTH(action_type) == 0:
+            return False
+        found = PyDict_GetItemWithError(members, "target")
+        if found != NULL:
+            target = <object>found
+            if type(target) is not str:
+                return False
+            known += 1
+        found = PyDict_GetItemWithError(members, "params")
+        if found != NULL:
+            params = <object>found
+            if type(params) is not dict:
+                return False
+            known += 1
+        found = PyDict_GetItemWithError(members, "agent_id")
+        if found != NULL:
+            agent = <object>found
+            if type(agent) is not str:
+                return False
+            known += 1
+        if known != len(members):
+            return False
+        decision = self._decide(action_type, target, agent, params, moment)
+        buffer.decision(action_type, target, decision)
+        return True
+
     cdef object _decide(self, object action_type, object target, object agent, object params,
                         list moment):
         cdef Text texts[FIELDS]
@@ -429,7 +505,7 @@ cdef class Engine:
                         moment[0] = now
                 held = self.conditions[rule](params, now)
             except Exception as error:
-                held = f"the conditions failed: {error}"
+                return Decision.failed(self.policy.rules[rule].name, error)
             if held is True:
                 return self.decisions[rule]
             if held is not False:
@@ -588,15 +664,18 @@ cdef class _Layout:
         unfiled = []
         numbers = {}
         for index, (fields, options) in enumerate(zip(rules, keys)):
-            left = [self._pattern(parsed, numbers) for parsed in fields]
             if not options:
-                unfiled.append((index, *left))
+                unfiled.append((index, *[self._pattern(parsed, numbers) for parsed in fields]))
                 continue
             # The fewest rules under one key; then the key that says most.
             key = min(options, key=lambda key: (uses[key], not key[2], -len(key[1]), key[0]))
             trie, literal, exact = key
-            if fields[trie >> 1][0] in (EXACT, PREFIX, SUFFIX):
-                left[trie >> 1] = -1
+            # What the trie has seen already need not be checked again.
+            seen = trie >> 1 if fields[trie >> 1][0] in (EXACT, PREFIX, SUFFIX) else -1
+            left = [
+                -1 if field == seen else self._pattern(parsed, numbers)
+                for field, parsed in enumerate(fields)
+            ]
             through, ending = filed[trie].setdefault(literal, ([], []))
             (ending if exact else through).append((index, *left))
         self.fallback = self._candidates(unfiled)

@@ -144,7 +144,9 @@ class Decision:
             members["error"] = self.error
         text = json.dumps(members, ensure_ascii=False, separators=(",", ":"))
         object.__setattr__(self, "is_allowed", allowed)
-        object.__setattr__(self, "fragment", b"," + text[1:].encode())
+        # Half of a surrogate pair is no character, but must not make a decision fail.
+        fragment = b"," + text[1:].encode(errors="backslashreplace")
+        object.__setattr__(self, "fragment", fragment)
 
     @classmethod
     def indeterminate(cls, rule: str, reason: str) -> Decision:
@@ -155,6 +157,15 @@ class Decision:
             reason: Why they cannot be judged.
         """
         return cls(rule, RiskLevel.CRITICAL, Approval.BLOCK, reason)
+
+    @classmethod
+    def failed(cls, rule: str, error: Exception) -> Decision:
+        """The decision of a rule whose conditions raised an error."""
+        try:
+            said = str(error)
+        except Exception:  # noqa: BLE001 - a text that cannot even be made is no reason to fail
+            said = type(error).__name__
+        return cls.indeterminate(rule, f"the conditions failed: {said}")
 
 
 @dataclass(frozen=True, slots=True)

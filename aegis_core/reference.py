@@ -63,15 +63,14 @@ def trace(
     steps: list[Step] = []
     for index, rule in enumerate(policy.rules):
         mismatch = _mismatch(rule, action_type, target, agent)
-        held: bool | str | None = None
-        if mismatch is None:
-            held = _held(condition(rule.conditions), {} if params is None else params, now)
-        steps.append(Step(index, mismatch, held))
-        if held is True:
-            decision = Decision(rule.name, rule.risk_level, rule.approval)
+        if mismatch is not None:
+            steps.append(Step(index, mismatch, None))
+            continue
+        decision = _by(rule, condition, {} if params is None else params, now)
+        held = decision is not None and (decision.error is None or decision.error)
+        steps.append(Step(index, None, held))
+        if decision is not None:
             return Trace(decision, tuple(steps))
-        if isinstance(held, str):
-            return Trace(Decision.indeterminate(rule.name, held), tuple(steps))
     default = Decision(DEFAULT_RULE, policy.default_risk_level, policy.default_approval)
     return Trace(default, tuple(steps))
 
@@ -100,10 +99,21 @@ def _mismatch(rule: PolicyRule, action_type: str, target: str, agent: str) -> st
     return None
 
 
-def _held(condition: Condition | None, params: Mapping[str, Any], now: float) -> bool | str:
-    if condition is None:
-        return True
-    try:
-        return condition(params, now)
-    except Exception as error:  # noqa: BLE001 - whatever it is, it must block
-        return f"the conditions failed: {error}"
+def _by(
+    rule: PolicyRule,
+    condition: Callable[[Mapping[str, Any]], Condition | None],
+    params: Mapping[str, Any],
+    now: float,
+) -> Decision | None:
+    """What a rule whose patterns match decides; None where its conditions do not hold."""
+    compiled = condition(rule.conditions) if rule.conditions else None
+    if compiled is not None:
+        try:
+            held = compiled(params, now)
+        except Exception as error:  # noqa: BLE001 - whatever it is, it must block
+            return Decision.failed(rule.name, error)
+        if held is False:
+            return None
+        if held is not True:  # anything but a plain yes blocks
+            return Decision.indeterminate(rule.name, str(held))
+    return Decision(rule.name, rule.risk_level, rule.approval)

@@ -72,22 +72,33 @@ class Api:
 
     def evaluate(self, body: bytes, _headers: Headers, _query: bytes) -> Answer:
         """`POST /api/v1/evaluate`: decide, without executing."""
-        asked = codec.read_questions(body, self._deepest, self._largest_batch)
+        asked = codec.loads(body, self._deepest)
         snapshot = self._snapshot()
-        if isinstance(asked, list):
-            return 200, snapshot.headers, snapshot.engine.evaluate_many_json(asked)
-        action_type, target, agent_id, params = asked
-        answer = snapshot.engine.evaluate_json(action_type, target, agent_id, params)
+        engine = snapshot.engine
+        if type(asked) is dict and "actions" not in asked:
+            answer = engine.evaluate_object_json(asked)
+            if answer is None:  # it is no plain action, or none at all
+                answer = engine.evaluate_json(*codec.question(asked))
+        else:
+            items = codec.batch(asked, self._largest_batch)
+            answer = engine.evaluate_objects_json(items)
+            if answer is None:
+                questions = [codec.question(item, index) for index, item in enumerate(items)]
+                answer = engine.evaluate_many_json(questions)
         return 200, snapshot.headers, answer
 
     async def execute(self, body: bytes, _headers: Headers, _query: bytes) -> Answer:
         """`POST /api/v1/execute`: decide, approve, execute, audit."""
-        asked = codec.read_actions(body, self._deepest, self._largest_batch)
+        asked = codec.loads(body, self._deepest)
+        is_batch = type(asked) is not dict or "actions" in asked
+        if is_batch:
+            items = codec.batch(asked, self._largest_batch)
+            actions = [codec.action(item, index) for index, item in enumerate(items)]
+        else:
+            actions = [codec.action(asked)]
         snapshot = self._snapshot()
-        actions = asked if isinstance(asked, list) else [asked]
         results = [result_json(result) for result in await self._enforcer().run(actions, snapshot)]
-        answer = b"[%b]" % b",".join(results) if isinstance(asked, list) else results[0]
-        return 200, snapshot.headers, answer
+        return 200, snapshot.headers, b"[%b]" % b",".join(results) if is_batch else results[0]
 
     def policy(self, _body: bytes, _headers: Headers, _query: bytes) -> Answer:
         """`GET /api/v1/policy`: the policy in force."""
