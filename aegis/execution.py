@@ -17,6 +17,9 @@ from aegis_core import Action, Approval, Decision
 
 __all__ = ["Enforcer", "Executor", "NoOpExecutor", "Result"]
 
+_LAST_RECORDS_S = 2.0
+"""For the records of what was interrupted when the server stops."""
+
 AUTO_APPROVED = "auto-approved"
 """What `human_decision` says where the auto-approval mode let an action through."""
 
@@ -132,7 +135,10 @@ class Enforcer:
         for task in list(self._running):
             task.cancel()
         if self._requests:
-            await asyncio.wait(self._requests, timeout=1.0)
+            await asyncio.wait(self._requests, timeout=_LAST_RECORDS_S)
+
+    async def teardown(self) -> None:
+        """Let the executor go."""
         await _called(self._executor, "teardown")
 
     async def _answer_all(

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import os
 import uuid
 from collections.abc import Iterable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +25,8 @@ from aegis.sharing import PolicyVersions
 from aegis.store import Store
 
 __all__ = ["build_app", "create_app", "load_policy_file"]
+
+_log = logging.getLogger("aegis.server")
 
 _JSON_TYPES = frozenset((b"application/json", b"text/json"))
 
@@ -125,18 +130,18 @@ def build_app(
             admin.put_policy, Role.ADMIN, settings.largest_policy_bytes, _JSON_TYPES | YAML_TYPES
         ),
     }
-    lifecycle = Lifecycle(service.open, service.close)
+    lifecycle = Lifecycle(service.open, service.stop, service.close)
     return App(routes, Gate(settings), lifecycle, body_timeout_s=settings.body_timeout_s)
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class _Open:
-    """What an open service holds."""
+    """What an open service holds, and how all of it is closed again."""
 
-    store: Store
     versions: PolicyVersions
     audit: AuditLog
     enforcer: Enforcer
+    closing: ExitStack
 
 
 class _Service:
@@ -150,45 +155,53 @@ class _Service:
         self._executor = executor
         self._session_id = session_id
         self._parts: _Open | None = None
+        self._draining: asyncio.Task[None] | None = None
         self.decisions = DecisionPoint()
 
     async def open(self) -> None:
-        store = Store(self._settings.audit_db)
-        try:
+        settings = self._settings
+        with ExitStack() as opened:
+            store = Store(settings.audit_db)
+            opened.callback(store.close)
             versions = PolicyVersions(store)
+            opened.callback(versions.close)
             snapshot = versions.start(self._file)
             audit = AuditLog(
-                store,
-                most_queued=self._settings.queued_records,
-                timeout_s=self._settings.audit_timeout_s,
+                store, most_queued=settings.queued_records, timeout_s=settings.audit_timeout_s
             )
-        except BaseException:
-            store.close()
-            raise
-        enforcer = Enforcer(
-            audit,
-            self._executor,
-            session_id=self._session_id,
-            timeout_s=self._settings.execute_timeout_s,
-        )
-        try:
-            await enforcer.setup()
-        except Exception as error:
-            audit.close()
-            store.close()
-            raise ConfigError(f"the executor's setup failed: {error}") from error
-        self._parts = _Open(store, versions, audit, enforcer)
+            opened.callback(audit.close)
+            enforcer = Enforcer(
+                audit,
+                self._executor,
+                session_id=self._session_id,
+                timeout_s=settings.execute_timeout_s,
+            )
+            try:
+                await enforcer.setup()
+            except Exception as error:
+                raise ConfigError(f"the executor's setup failed: {error}") from error
+            self._parts = _Open(versions, audit, enforcer, opened.pop_all())
         self.decisions.begin(snapshot, versions.newest, versions.load_newest)
 
+    def stop(self) -> None:
+        """Begin no more executions; give those that run their time."""
+        if self._parts is not None and self._draining is None:
+            drain = self._parts.enforcer.drain(self._settings.drain_timeout_s)
+            self._draining = asyncio.create_task(drain)
+
     async def close(self) -> None:
-        parts, self._parts = self._open, None
+        self.stop()
+        parts, draining = self._parts, self._draining
+        self._parts = self._draining = None
         self.decisions.end()
-        try:
-            await parts.enforcer.drain(self._settings.drain_timeout_s)
-        finally:
-            parts.audit.close()
-            parts.versions.close()
-            parts.store.close()
+        if parts is None or draining is None:
+            return
+        with parts.closing:
+            try:
+                await draining
+                await parts.enforcer.teardown()
+            except Exception:  # noqa: BLE001 - foreign code; the records must be written all the same
+                _log.exception("the executor could not be stopped cleanly")
 
     @property
     def _open(self) -> _Open:
@@ -205,6 +218,8 @@ class _Service:
         return versions.announce(snapshot)
 
     def enforcer(self) -> Enforcer:
+        if self._draining is not None:
+            raise NotReady("the server is stopping")
         return self._open.enforcer
 
     def audit(self) -> AuditLog:

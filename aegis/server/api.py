@@ -67,6 +67,7 @@ class Api:
         failure = self._audit().failure
         if failure is not None:
             raise NotReady(f"the audit cannot be written: {failure}")
+        self._enforcer()
         self._snapshot()
         return 200, (), b'{"status":"ok"}'
 

@@ -78,6 +78,7 @@ class Lifecycle:
     """How the application is opened and closed; opening is tried again after a failure."""
 
     opening: Callable[[], Awaitable[None]]
+    stopping: Callable[[], None]
     closing: Callable[[], Awaitable[None]]
     is_open: bool = False
     is_closing: bool = False
@@ -196,6 +197,10 @@ class App:
             NotReady: They cannot be opened, and why.
         """
         await self._lifecycle.open()
+
+    def stop(self) -> None:
+        """Begin to stop, before the server does: no new executions, a deadline for those that run."""
+        self._lifecycle.stopping()
 
     async def __call__(  # noqa: C901 - see below: calls are what it saves
         self, scope: Any, receive: Receive, send: Send

@@ -104,10 +104,10 @@ def serve(
     snapshot = _prepare(settings, file, reset=reset_policy)
     text = _announcement(address, policy_path, file, snapshot, settings, executor, workers)
     failure = mmap.mmap(-1, 4096)
-    loader = _loader(settings, executor, failure, os.getpid(), lambda: announce(text))
     # The loader is a closure and the failure's memory is inherited: both need a fork.
     multiprocessing.set_start_method("fork", force=True)
-    server = Granian(
+    stopping, stop = os.pipe()
+    server = _Server(
         target="aegis",
         address=address.ip,
         port=address.port,
@@ -124,6 +124,11 @@ def serve(
         respawn_failed_workers=True,
         workers_kill_timeout=KILL_TIMEOUT_S,
     )
+    server.when_stopping = lambda: os.close(stop)
+    inherited = _Inherited(
+        settings, executor, uuid.uuid4().hex, failure, os.getpid(), stopping, stop
+    )
+    loader = _loader(inherited, lambda: announce(text))
     try:
         server.serve(target_loader=loader, wrap_loader=False)
     except SystemExit:
@@ -234,27 +239,63 @@ def _announcement(
     return "\n".join(lines)
 
 
-def _loader(
-    settings: Settings,
-    executor: str | None,
-    failure: mmap.mmap,
-    parent: int,
-    ready: Callable[[], None],
-) -> Callable[[], App]:
+class _Server(Granian):  # type: ignore[misc,valid-type]  # granian chooses its class by platform
+    """granian's server, which also says that it was told to stop."""
+
+    when_stopping: Callable[[], None] | None = None
+
+    def signal_handler_interrupt(self, *args: Any, **kwargs: Any) -> None:
+        said, self.when_stopping = self.when_stopping, None
+        if said is not None:
+            said()
+        super().signal_handler_interrupt(*args, **kwargs)
+
+
+@dataclass(frozen=True, slots=True)
+class _Inherited:
+    """What workers have from their parent.
+
+    Attributes:
+        failure: Memory for the reason why a worker cannot start.
+        parent: The parent's process.
+        stopping: A pipe that ends when the parent stops, or is gone.
+        stop: Its other end, which only the parent may hold.
+    """
+
+    settings: Settings
+    executor: str | None
+    session_id: str
+    failure: mmap.mmap
+    parent: int
+    stopping: int
+    stop: int
+
+
+def _loader(inherited: _Inherited, ready: Callable[[], None]) -> Callable[[], App]:
     """What granian calls in each worker; a worker that cannot start ends the whole server."""
-    session_id = uuid.uuid4().hex
 
     def load() -> App:
-        _die_with(parent)
+        os.close(inherited.stop)
+        _die_with(inherited.parent)
+        loop = asyncio.get_event_loop()
         try:
-            made = None if executor is None else load_executor(executor)
-            app = build_app(settings, file=None, executor=made, session_id=session_id)
-            loop = asyncio.get_event_loop()
+            executor = None if inherited.executor is None else load_executor(inherited.executor)
+            app = build_app(
+                inherited.settings, file=None, executor=executor, session_id=inherited.session_id
+            )
             loop.run_until_complete(app.open())
         except AegisError as error:
-            _fail(str(error), failure, parent)
+            _fail(str(error), inherited)
+
+        def stop() -> None:
+            loop.remove_reader(inherited.stopping)
+            app.stop()
+
+        # granian waits for the requests that run and kills the worker when they take too long;
+        # they have to learn of the end before it does that.
+        loop.add_reader(inherited.stopping, stop)
         # When the loop runs for good, granian listens.
-        loop.call_later(0.02, _once, failure, ready)
+        loop.call_later(0.02, _once, inherited.failure, ready)
         return app
 
     return load
@@ -277,12 +318,12 @@ def _die_with(parent: int) -> None:
         os._exit(0)
 
 
-def _fail(message: str, failure: mmap.mmap, parent: int) -> NoReturn:
+def _fail(message: str, inherited: _Inherited) -> NoReturn:
     """End the server from a worker: leave the reason, wake the parent, wait for it to stop us."""
     text = " ".join(message.split()).encode()[: _ANNOUNCED - 1]
-    failure[: len(text)] = text
+    inherited.failure[: len(text)] = text
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    os.kill(parent, signal.SIGTERM)
+    os.kill(inherited.parent, signal.SIGTERM)
     signal.alarm(KILL_TIMEOUT_S)
     while True:
         signal.pause()
