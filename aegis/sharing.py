@@ -108,11 +108,12 @@ class PolicyVersions:
 
     def announce(self, snapshot: Snapshot) -> Snapshot:
         """Tell every process that there is a version as new as this one."""
-        if snapshot.version > self.newest[0]:
-            # INVARIANT: the word never goes back, so its writers take turns; readers need not,
-            # since an aligned word is written at once.
+        if snapshot.version != self.newest[0]:
+            # INVARIANT: the word is the newest version of the database, so its writers take turns;
+            # readers need not, since an aligned word is written at once.
             with self._store.turn():
-                self.newest[0] = max(self.newest[0], snapshot.version)
+                newest = self._store.newest_policy()
+                self.newest[0] = snapshot.version if newest is None else newest.version
         return snapshot
 
     def load_newest(self) -> Snapshot:

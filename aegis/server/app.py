@@ -183,7 +183,7 @@ class App:
         self._admit = gate.admit
         self._lifecycle = lifecycle
         self._deadlines = _Deadlines(body_timeout_s)
-        self._loop: asyncio.AbstractEventLoop | None = None
+        self._loop: Any = object()  # where requests are served: nowhere so far
         self._request_prefix = os.urandom(6).hex().encode() + b"-"
         self._request_numbers = itertools.count(1)
         for (method, path), route in routes.items():
@@ -225,9 +225,7 @@ class App:
                 if headers.get(b"content-type") != b"application/json":
                     _check_media_type(route, headers)
                 declared = _declared_size(headers.get(b"content-length"), largest)
-                if self._loop is None:
-                    self._begin()
-                task = current_task(self._loop)
+                task = current_task(self._loop) or self._begin()
                 self._deadlines.waiting[task] = self._deadlines.tick
                 try:
                     message = await receive()
@@ -267,9 +265,11 @@ class App:
         await send({"type": "http.response.start", "status": status, "headers": headers_out})
         await send({"type": "http.response.body", "body": content})
 
-    def _begin(self) -> None:
+    def _begin(self) -> asyncio.Task[Any] | None:
+        """The present task, where the loop is not the one that was served before."""
         self._loop = asyncio.get_running_loop()
         self._deadlines.begin(self._loop)
+        return current_task()
 
     def _late(self, task: asyncio.Task[Any] | None) -> BodyTimeout:
         if task is not None:

@@ -373,3 +373,46 @@ def test_decisions_go_on_while_policies_are_put() -> None:
 
     with served() as client:
         assert set(client.run(scenario(client))) == {200}
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["a\x7fb", "a\x85b", "a\u2028b", "a\ufeffb", "a\uffffb", "a\tb", "\U0001f600", "k" * 1_100],
+)
+def test_put_policy_means_the_same_to_every_process_and_after_a_restart(
+    text: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "audit.db"
+    rule = {
+        "match": {"type": text},
+        "conditions": {"param_eq": {text: text}},
+        "approval": "auto",
+        "name": "odd",
+    }
+    action = {"type": text, "params": {text: text}}
+    with (
+        served(app_of(audit_db_path=path)) as one,
+        served(app_of(audit_db_path=path)) as other,
+    ):
+        assert one.put(POLICY_PATH, {"rules": [rule]}).status == 200
+        assert one.post(EVALUATE, action).json["matched_rule"] == "odd"
+        assert other.post(EVALUATE, action).json["matched_rule"] == "odd"
+    with served(app_of(audit_db_path=path)) as client:
+        assert client.post(EVALUATE, action).json["matched_rule"] == "odd"
+
+
+@pytest.mark.parametrize("text", ['{"rules"\n:[]}', '{"rules":[]} ', '{"rules":[{"name":"\x85"}]}'])
+def test_json_in_yaml_is_taken_or_refused_but_no_defect(text: str) -> None:
+    with served() as client:
+        assert client.put(POLICY_PATH, {"yaml": text}).status in (200, 400)
+
+
+def test_document_that_was_taken_is_not_too_large_to_be_loaded_again(tmp_path: Path) -> None:
+    path = tmp_path / "audit.db"
+    numbers = [1] * 8_000_000
+    body = json.dumps({"rules": [], "x-numbers": numbers}, separators=(",", ":")).encode()
+    with served(app_of(audit_db_path=path)) as client:
+        status = client.put(POLICY_PATH, body=body).status
+    with served(app_of(audit_db_path=path)) as client:
+        assert status in (200, 400, 413)
+        assert client.get("/health/ready").status == 200

@@ -67,7 +67,7 @@ _PATIENCE_S = 20.0
 _T = TypeVar("_T")
 
 
-def until(condition: Callable[[], _T], what: str, timeout_s: float = _PATIENCE_S) -> _T:
+def until(condition: Callable[[], _T | None], what: str, timeout_s: float = _PATIENCE_S) -> _T:
     """What the condition gives, as soon as that is true; it is asked again and again."""
     deadline = time.monotonic() + timeout_s
     while not (value := condition()):
@@ -117,11 +117,11 @@ class Ended:
     seconds: float
 
 
-def end_of(folder: Path, *arguments: str, timeout_s: float = 60.0, **env: str) -> Ended:
+def end_of(folder: Path, *arguments: str, env: Mapping[str, str] | None = None) -> Ended:
     """Run `aegis` with arguments in a folder until it ends by itself."""
     begun = time.monotonic()
     with Program((*COMMAND, *arguments), folder, env) as program:
-        code = program.process.wait(timeout_s)
+        code = program.process.wait(60.0)
         return Ended(code, program.stdout, program.stderr, time.monotonic() - begun)
 
 

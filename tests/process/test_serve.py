@@ -313,7 +313,7 @@ def test_start_on_a_port_in_use_leaves_the_policy_of_its_server_alone(
 @pytest.mark.parametrize("name", ["AEGIS_API_KEY", "AEGIS_ADMIN_KEY"])
 @pytest.mark.parametrize("value", ["", "  "])
 def test_blank_key_is_refused_and_not_taken_for_no_key(folder: Path, name: str, value: str) -> None:
-    ended = end_of(folder, "serve", "policy.yaml", "--port", "0", **{name: value})
+    ended = end_of(folder, "serve", "policy.yaml", "--port", "0", env={name: value})
     assert_cannot_start(ended, name)
 
 
@@ -453,9 +453,7 @@ def test_unchanged_file_leaves_a_put_policy_in_force_and_says_so(tmp_path: Path)
             r"aegis: warning: .*unchanged.*version 2.*stays in force.*--reset-policy.*\n",
             server.stderr,
         )
-        assert re.search(
-            r"policy +version 2, 1 rules, from put over HTTP|put over HTTP", server.stdout
-        )
+        assert re.search(r"policy +version 2, 1 rules, .*put over HTTP\n", server.stdout)
 
 
 def test_reset_policy_goes_back_to_the_file_as_a_new_version(tmp_path: Path) -> None:
