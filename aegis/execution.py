@@ -96,9 +96,11 @@ class Enforcer:
         self._requests: set[asyncio.Task[list[Result]]] = set()
         self._running: set[asyncio.Task[Result]] = set()
         self._is_stopping = False
+        self._stop: asyncio.Future[None] | None = None
 
     async def setup(self) -> None:
-        """Get the executor ready."""
+        """Get the executor ready; called once, on the loop that serves."""
+        self._stop = asyncio.get_running_loop().create_future()
         await _called(self._executor, "setup")
 
     async def run(self, actions: list[Action], snapshot: Snapshot) -> list[Result]:
@@ -132,8 +134,8 @@ class Enforcer:
         if self._requests:
             await asyncio.wait(self._requests, timeout=timeout_s)
         self._is_stopping = True
-        for task in list(self._running):
-            task.cancel()
+        if self._stop is not None:
+            self._stop.set_result(None)
         if self._requests:
             await asyncio.wait(self._requests, timeout=_LAST_RECORDS_S)
 
@@ -178,15 +180,17 @@ class Enforcer:
         task = asyncio.create_task(self._guarded(action))
         self._running.add(task)
         task.add_done_callback(self._running.discard)
-        done, _ = await asyncio.wait([task], timeout=self._timeout_s)
-        if not done:
-            task.cancel()
-            said = f"did not end within {self._timeout_s:g} s; whether it took effect is unknown"
-            return Result(action, ResultStatus.INTERRUPTED, error=said)
-        if task.cancelled():
-            said = "was interrupted; whether it took effect is unknown"
-            return Result(action, ResultStatus.INTERRUPTED, error=said)
-        return task.result()
+        ends = [task] if self._stop is None else [task, self._stop]
+        await asyncio.wait(ends, timeout=self._timeout_s, return_when=asyncio.FIRST_COMPLETED)
+        if task.done() and not task.cancelled():
+            return task.result()
+        # It is told to end, but not waited for: it may not listen.
+        task.cancel()
+        said = "was interrupted"
+        if not self._is_stopping:
+            said = f"did not end within {self._timeout_s:g} s"
+        said = f"{said}; whether it took effect is unknown"
+        return Result(action, ResultStatus.INTERRUPTED, error=said)
 
     async def _guarded(self, action: Action) -> Result:
         try:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import fcntl
 import os
 import threading
+import time
 import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -25,7 +26,8 @@ Connection = apsw.Connection
 Value = str | int | None
 
 APPLICATION_ID = 0x41454749  # "AEGI": tells our files from those of others
-BUSY_TIMEOUT_MS = 5_000
+BUSY_TIMEOUT_MS = 1_000
+"""How long to wait for others; the audit tries again, and a PUT is refused."""
 MOST_IDLE_READERS = 4
 
 _SCHEMA_1 = """
@@ -169,9 +171,28 @@ class Store:
                 f" {len(MIGRATIONS)}); upgrade this one"
             )
 
-    def _file_id(self) -> tuple[int, int]:
-        found = os.stat(self.path)
+    def _file_id(self) -> tuple[int, int] | None:
+        try:
+            found = os.stat(self.path)
+        except FileNotFoundError:
+            return None
         return found.st_dev, found.st_ino
+
+    def _take_lock(self) -> None:
+        # Not for ever: whoever holds it may have been suspended.
+        deadline = time.monotonic() + BUSY_TIMEOUT_MS / 1000
+        pause_s = 0.0002
+        while True:
+            try:
+                fcntl.flock(self._lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise StoreError(
+                        f"cannot write {shown(self.path)}: another process does not end its write"
+                    ) from None
+            time.sleep(pause_s)
+            pause_s = min(2 * pause_s, 0.005)
 
     @contextmanager
     def _said(self, doing: str) -> Iterator[None]:
@@ -195,7 +216,7 @@ class Store:
             if self._inode is not None and self._file_id() != self._inode:
                 raise StoreError(f"{shown(self.path)} was replaced or removed; restart the server")
             if self._lock_file >= 0:
-                fcntl.flock(self._lock_file, fcntl.LOCK_EX)
+                self._take_lock()
             try:
                 yield
             finally:

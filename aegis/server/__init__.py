@@ -178,7 +178,7 @@ class _Service:
             )
             try:
                 await enforcer.setup()
-            except Exception as error:
+            except (Exception, SystemExit) as error:
                 raise ConfigError(f"the executor's setup failed: {error}") from error
             self._parts = _Open(versions, audit, enforcer, opened.pop_all())
         self.decisions.begin(snapshot, versions.newest, versions.load_newest)

@@ -157,10 +157,6 @@ class _Deadlines:
         loop.call_later(self.timeout_s / self._TICKS, self._next, loop)
 
 
-class _ClientGone(Exception):
-    """Nobody waits for the answer any more."""
-
-
 class App:
     """An ASGI application.
 
@@ -230,7 +226,7 @@ class App:
                 try:
                     message = await receive()
                     if message["type"] != "http.request":
-                        return
+                        raise _broken_off()
                     body = message.get("body", b"")
                     # granian says that more comes even where the whole body is here, and asking
                     # for the rest would cost as much again: the declared length settles it.
@@ -248,8 +244,6 @@ class App:
                 await self._lifecycle.open()
             answer = route.handler(body, headers, scope["query_string"])
             status, more, content = answer if type(answer) is tuple else await answer  # type: ignore[misc]
-        except _ClientGone:
-            return
         except AegisError as error:
             status, more, content = _refusal(error)
         except Exception:  # noqa: BLE001 - the edge: a defect must not end the connection unsaid
@@ -389,7 +383,7 @@ async def _rest(start: bytes, receive: Receive, largest: int) -> bytes:
             raise _too_large(largest)
         message = await receive()
         if message["type"] != "http.request":
-            raise _ClientGone
+            raise _broken_off()
         part = message.get("body", b"")
         parts.append(part)
         size += len(part)
@@ -397,6 +391,11 @@ async def _rest(start: bytes, receive: Receive, largest: int) -> bytes:
             if size > largest:
                 raise _too_large(largest)
             return b"".join(parts)
+
+
+def _broken_off() -> InvalidBody:
+    # The client has gone, or its chunks make no sense: who is still there gets to know.
+    return InvalidBody("the body ends before its end", headers=(_CLOSE,))
 
 
 def _too_large(largest: int) -> BodyTooLarge:

@@ -14,6 +14,7 @@ import importlib
 import mmap
 import multiprocessing
 import os
+import select
 import signal
 import socket
 import sys
@@ -43,7 +44,8 @@ __all__ = ["Address", "load_executor", "serve"]
 
 KILL_TIMEOUT_S = 20
 """After which granian kills a worker that does not stop: more than a body and a drain may take."""
-IDLE_TIMEOUT_MS = 30_000
+IDLE_TIMEOUT_MS = 5_000
+"""Of a connection without a whole request head: also how long such a one can delay the end."""
 LARGEST_HEADERS_BYTES = 64 * 1024
 _PR_SET_PDEATHSIG = 1
 
@@ -153,7 +155,7 @@ def load_executor(spec: str) -> Executor:
         for part in name.split("."):
             found = getattr(found, part)
         executor = found() if callable(found) else found
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ConfigError(f"cannot load executor {shown(spec)}: {error}") from error
     if not callable(getattr(executor, "execute", None)):
         raise ConfigError(f"executor {shown(spec)} has no method `execute`")
@@ -275,8 +277,13 @@ def _loader(inherited: _Inherited, ready: Callable[[], None]) -> Callable[[], Ap
     """What granian calls in each worker; a worker that cannot start ends the whole server."""
 
     def load() -> App:
+        # The parent's handlers came with the fork and would swallow what is to end this worker.
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
         os.close(inherited.stop)
         _die_with(inherited.parent)
+        if select.select([inherited.stopping], [], [], 0)[0]:  # the parent stops already
+            os._exit(0)
         loop = asyncio.get_event_loop()
         try:
             executor = None if inherited.executor is None else load_executor(inherited.executor)
