@@ -33,11 +33,7 @@ _Test = Callable[[Any], "bool | str"]
 
 
 class _Refused(Exception):
-    """A condition's value that cannot be compiled: where below the condition, and why."""
-
-    def __init__(self, message: str, key: str = "") -> None:
-        super().__init__(message)
-        self.key = key
+    """A part of a condition that cannot be compiled, and why."""
 
 
 def compile_conditions(conditions: Mapping[str, Any]) -> Condition | None:
@@ -66,7 +62,7 @@ def compile_conditions(conditions: Mapping[str, Any]) -> Condition | None:
             try:
                 test = compiled()
             except _Refused as refused:
-                problems.append(Problem(str(refused), key=f"{key}.{refused.key}".rstrip(".")))
+                problems.append(Problem(str(refused), key=key))
             else:
                 tests += [test] if test else []
     if problems:
@@ -87,6 +83,10 @@ def _parts(
         yield name, partial(_refuse, f"{_NO_MAPPING}, not {named(value)}")
     elif name == "weekdays":
         yield name, partial(_weekdays, value, zone)
+        for index, day in enumerate(value if isinstance(value, list | tuple) else ()):
+            if not _is_day(day):
+                said = f"{shown(day)} is not a day; write 1 (Monday) to 7 (Sunday)"
+                yield f"{name}.{index}", partial(_refuse, said)
     elif name in _TIMES:
         yield name, partial(_checked_time, value)
     elif name != "timezone":
@@ -159,13 +159,14 @@ def _window(conditions: Mapping[str, Any], zone: tzinfo) -> Condition:
     return holds
 
 
+def _is_day(day: object) -> bool:
+    return isinstance(day, int) and not isinstance(day, bool) and 1 <= day <= 7
+
+
 def _weekdays(value: object, zone: tzinfo) -> Condition:
     if not isinstance(value, list | tuple):
         raise _Refused(f"must be a list of days from 1 (Monday) to 7, not {named(value)}")
-    for index, day in enumerate(value):
-        if isinstance(day, bool) or not isinstance(day, int) or not 1 <= day <= 7:
-            raise _Refused(f"{shown(day)} is not a day; write 1 (Monday) to 7 (Sunday)", str(index))
-    days = frozenset(value)
+    days = frozenset(day for day in value if _is_day(day))
 
     def holds(_: Mapping[str, Any], now: float) -> bool:
         return datetime.fromtimestamp(now, zone).isoweekday() in days

@@ -13,6 +13,7 @@
         ├── NotFound                404 not_found
         ├── MethodNotAllowed        405 method_not_allowed
         ├── BodyTimeout             408 body_timeout
+        ├── PreconditionFailed      412 precondition_failed
         ├── BodyTooLarge            413 body_too_large
         ├── UnsupportedMediaType    415 unsupported_media_type
         └── NotReady                503 not_ready
@@ -41,6 +42,7 @@ __all__ = [
     "NotFound",
     "NotReady",
     "PolicyError",
+    "PreconditionFailed",
     "Problem",
     "RequestError",
     "StoreError",
@@ -146,6 +148,13 @@ class BodyTimeout(RequestError):
 
     code = "body_timeout"
     status = 408
+
+
+class PreconditionFailed(RequestError):
+    """Another change came first."""
+
+    code = "precondition_failed"
+    status = 412
 
 
 class BodyTooLarge(RequestError):

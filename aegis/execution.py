@@ -166,21 +166,24 @@ class Enforcer:
     ) -> list[Result]:
         results = []
         for action, decision in zip(actions, decisions, strict=True):
+            params = None
             if not decision.is_allowed:
                 result = _blocked(action, decision)
             elif self._is_stopping:
                 result = Result(action, ResultStatus.SKIPPED, error="the server is stopping")
             else:
+                # As it was asked: an executor may change what it is given.
+                params = _params_json(action)
                 result = await self._execute(action)
             results.append(result)
-            await self._audit.append([self._record(action, decision, result, version)])
+            await self._audit.append([self._record(action, decision, result, version, params)])
         return results
 
     async def _execute(self, action: Action) -> Result:
         task = asyncio.create_task(self._guarded(action))
         self._running.add(task)
         task.add_done_callback(self._running.discard)
-        ends = [task] if self._stop is None else [task, self._stop]
+        ends: list[asyncio.Future[Any]] = [task] if self._stop is None else [task, self._stop]
         await asyncio.wait(ends, timeout=self._timeout_s, return_when=asyncio.FIRST_COMPLETED)
         if task.done() and not task.cancelled():
             return task.result()
@@ -199,26 +202,31 @@ class Enforcer:
             if result.ok and verify is not None and not await _awaited(verify(action, result)):
                 said = "the executor could not verify its effect"
                 return Result(action, ResultStatus.FAILED, result.data, said)
-        except (Exception, SystemExit, KeyboardInterrupt) as error:  # noqa: BLE001 - foreign code
+        except asyncio.CancelledError:
+            raise
+        except BaseException as error:  # noqa: BLE001 - foreign code
             # Whatever it raises must end in a record, and must not end the server.
-            text = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-            return Result(action, ResultStatus.FAILED, error=_clean(text))
+            return Result(action, ResultStatus.FAILED, error=_said(error))
         return result
 
     def _record(
-        self, action: Action, decision: Decision, result: Result, version: int
+        self,
+        action: Action,
+        decision: Decision,
+        result: Result,
+        version: int,
+        params: str | None = None,
     ) -> AuditRecord:
         is_approved = decision.approval is Approval.APPROVE
         data = None
         if result.data is not None:
             data = redacted_json(dumps_foreign(result.data) or b"null").decode()
-        params = dumps_foreign(dict(action.params)) if action.params else b"{}"
         return AuditRecord(
             now_us(),
             action.session_id or self._session_id,
             action.type,
             action.target,
-            redacted_json(params or b"{}").decode(),
+            _params_json(action) if params is None else params,
             action.description or None,
             decision.risk_level,
             decision.approval,
@@ -246,6 +254,11 @@ def result_json(result: Result) -> bytes:
     )
 
 
+def _params_json(action: Action) -> str:
+    """An action's parameters as they are recorded."""
+    return redacted_json(dumps_foreign(dict(action.params)) or b"{}").decode()
+
+
 def _blocked(action: Action, decision: Decision) -> Result:
     said = f"Blocked by policy rule: {decision.matched_rule}"
     return Result(action, ResultStatus.BLOCKED, error=said)
@@ -266,6 +279,15 @@ def _checked(action: Action, outcome: object) -> Result:
         said = "its data cannot be written as JSON and was left out"
         return Result(action, status, None, f"{error}; {said}" if error else said)
     return Result(action, status, outcome.data, error)
+
+
+def _said(error: BaseException) -> str:
+    kind = type(error).__name__
+    try:
+        text = str(error)
+    except Exception:  # noqa: BLE001 - foreign code
+        text = ""
+    return _clean(f"{kind}: {text}" if text else kind)
 
 
 def _clean(text: str) -> str:

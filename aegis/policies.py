@@ -1,6 +1,6 @@
-"""Policies as text: YAML (or JSON) to checked rules, every problem with its line. The only YAML.
+"""Policies: documents to checked rules, every problem with its line, and what is odd about them.
 
-Loading is strict because this file is the security boundary: what is not understood is refused,
+Loading is strict because a policy file is the security boundary: what is not understood is refused,
 and all of it at once.
 """
 
@@ -8,22 +8,25 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
-import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from datetime import date
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
-import yaml
-
 import aegis_core
+from aegis.analysis import oddities
 from aegis.conditions import compile_conditions
+from aegis.documents import (
+    DEEPEST_NESTING,
+    HALF_A_PAIR,
+    Lines,
+    is_encodable,
+    is_number_of_json,
+    read_document,
+)
 from aegis.errors import PolicyError, Problem, did_you_mean, named, shown
 from aegis_core import (
-    DEFAULT_RULE,
     Action,
     Approval,
     Engine,
@@ -43,18 +46,11 @@ __all__ = [
 ]
 
 LARGEST_POLICY_BYTES = 16 * 1024 * 1024
-MOST_EXPANDED_NODES = 100_000
-"""How many nodes aliases may add to those that are written."""
-DEEPEST_NESTING = 64
-_LARGEST_INTEGER = 2**64 - 1
-_SMALLEST_INTEGER = -(2**63)
 
 _TOP_KEYS = ("version", "defaults", "rules", "scope", "scope_id", "description")
 _DEFAULT_KEYS = ("risk_level", "approval")
 _RULE_KEYS = ("name", "description", "match", "risk_level", "approval", "conditions")
 _MATCH_KEYS = ("type", "target", "agent")
-
-_HALF_A_PAIR = "holds half of a surrogate pair, which is no character"
 
 _W = TypeVar("_W")
 
@@ -140,7 +136,8 @@ class Policy(aegis_core.Policy):
     @cached_property
     def source(self) -> str:
         """The policy as a text that loads as the same policy: JSON, the same for equal policies."""
-        return json.dumps(_as_document(self), ensure_ascii=False, sort_keys=True)
+        document = _as_document(self)
+        return json.dumps(document, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
 
 
 _P = TypeVar("_P", bound=Policy)
@@ -195,26 +192,21 @@ def load_text(text: str | bytes) -> LoadedPolicy:
         PolicyError: With every problem of the text, each with its line.
     """
     source = _decoded(text)
-    reader = _Reader(source)
-    document, lines = reader.read()
-    checker = _Checker(lines, reader.problems)
-    policy = _made(Policy, checker.document(document))
+    document = read_document(source)
+    checker = _Checker(document.lines, document.problems)
+    policy = _made(Policy, checker.document(document.value))
     return LoadedPolicy(policy, source, tuple(checker.warnings))
 
 
 def load_document(document: object) -> LoadedPolicy:
-    """Load a policy from plain values, as parsed from JSON: problems have keys, but no lines.
+    """Load a policy from plain values: problems have keys, but no lines.
 
     Raises:
         PolicyError: With every problem.
     """
     checker = _Checker({})
     policy = _made(Policy, checker.document(document))
-    try:
-        source = json.dumps(document, ensure_ascii=False)
-    except (TypeError, ValueError, RecursionError):
-        source = policy.source
-    return LoadedPolicy(policy, source, tuple(checker.warnings))
+    return LoadedPolicy(policy, policy.source, tuple(checker.warnings))
 
 
 def _decoded(text: str | bytes) -> str:
@@ -259,226 +251,6 @@ def _written(value: object) -> object:
             }
         case _:
             return value
-
-
-# --- text to plain values ------------------------------------------------------------------------
-
-Lines = dict[int, dict[Any, int]]
-"""Of each mapping and list, by its `id`: the line of each key or index; of itself, under None."""
-
-_Events: Any = yaml.CSafeLoader if yaml.__with_libyaml__ else yaml.SafeLoader
-
-_SURROGATES = re.compile(r"(\\\\)|\\u([dD][89abAB][0-9a-fA-F]{2})\\u([dD][c-fC-F][0-9a-fA-F]{2})")
-
-
-class _Reader:
-    """Builds plain values from the parser's events: no tag is obeyed, nothing is constructed.
-
-    Invariant: what it returns is made of dict, list, str, int, float, bool and None only.
-    """
-
-    def __init__(self, source: str) -> None:
-        self.is_json = _is_json(source)
-        self.lines: Lines = {}
-        self.problems: list[Problem] = []
-        # Each anchor's value, and how many nodes it stands for; None while it is being read.
-        self.anchors: dict[str, tuple[Any, int] | None] = {}
-        self.expanded = 0
-        self.kept: list[Any] = []  # an `id` stays taken while `lines` speaks of it
-        self.loader = _Events(_yaml_of_json(source) if self.is_json else source)
-
-    def read(self) -> tuple[Any, Lines]:
-        """The document and its lines; what no policy needs of YAML is left in `problems`.
-
-        Raises:
-            PolicyError: The text is no YAML, or cannot be read on.
-        """
-        try:
-            document = self._document()
-        except yaml.MarkedYAMLError as error:
-            mark = error.problem_mark or error.context_mark
-            line = mark.line + 1 if mark else None
-            raise self._refused(f"not YAML: {error.problem or error.context}", line) from None
-        except yaml.reader.ReaderError as error:
-            raise self._refused(f"not YAML: {error.reason}: {error.character!r}", None) from None
-        except yaml.YAMLError as error:
-            raise self._refused(f"not YAML: {error}", None) from None
-        finally:
-            self.loader.dispose()
-        return document, self.lines
-
-    def _refused(self, message: str, line: int | None) -> PolicyError:
-        return PolicyError([*self.problems, Problem(" ".join(message.split()), line)])
-
-    def _document(self) -> Any:
-        self.loader.get_event()  # the start of the stream
-        if self.loader.check_event(yaml.StreamEndEvent):
-            return None
-        self.loader.get_event()  # the start of the document
-        document, _ = self._value(self.loader.get_event(), 0)
-        self.loader.get_event()  # its end
-        event = self.loader.get_event()
-        if not isinstance(event, yaml.StreamEndEvent):
-            self._problem("a second document; a policy is one document", event)
-        return document
-
-    def _problem(self, message: str, event: Any) -> None:
-        self.problems.append(Problem(message, event.start_mark.line + 1))
-
-    def _value(self, event: Any, depth: int) -> tuple[Any, int]:
-        """A value, and how many nodes it stands for when its aliases are written out."""
-        if isinstance(event, yaml.AliasEvent):
-            return self._alias(event)
-        if event.anchor is not None:
-            self.anchors[event.anchor] = None
-        if event.tag is not None:
-            self._problem(f"tag {shown(event.tag)}; a policy has no tags", event)
-        if isinstance(event, yaml.ScalarEvent):
-            value, size = self._scalar(event), 1
-        elif depth >= DEEPEST_NESTING:
-            raise self._refused(
-                f"nested deeper than {DEEPEST_NESTING} levels", event.start_mark.line + 1
-            )
-        elif isinstance(event, yaml.SequenceStartEvent):
-            value, size = self._sequence(event, depth + 1)
-        else:
-            value, size = self._mapping(event, depth + 1)
-        if event.anchor is not None:
-            self.anchors[event.anchor] = value, size
-        return value, size
-
-    def _alias(self, event: Any) -> tuple[Any, int]:
-        line = event.start_mark.line + 1
-        if event.anchor not in self.anchors:
-            raise self._refused(f"alias {shown(event.anchor)} has no anchor", line)
-        known = self.anchors[event.anchor]
-        if known is None:
-            raise self._refused(f"alias {shown(event.anchor)} stands inside itself", line)
-        self.expanded += known[1]
-        if self.expanded > MOST_EXPANDED_NODES:
-            raise self._refused(f"aliases expand to over {MOST_EXPANDED_NODES} nodes", line)
-        return known
-
-    def _sequence(self, start: Any, depth: int) -> tuple[list[Any], int]:
-        items: list[Any] = []
-        lines = self._lines_of(items, start)
-        size = 1
-        while not isinstance(event := self.loader.get_event(), yaml.SequenceEndEvent):
-            lines[len(items)] = event.start_mark.line + 1
-            item, nodes = self._value(event, depth)
-            items.append(item)
-            size += nodes
-        return items, size
-
-    def _mapping(self, start: Any, depth: int) -> tuple[dict[str, Any], int]:
-        members: dict[str, Any] = {}
-        merged: list[tuple[Any, Any]] = []
-        lines = self._lines_of(members, start)
-        size = 1
-        while not isinstance(event := self.loader.get_event(), yaml.MappingEndEvent):
-            is_merge = (
-                isinstance(event, yaml.ScalarEvent) and event.implicit[0] and event.value == "<<"
-            )
-            key = "<<" if is_merge else self._key(event, depth)
-            value, nodes = self._value(self.loader.get_event(), depth)
-            size += 1 + nodes
-            if is_merge:
-                merged.append((event, value))
-            elif key is None:
-                continue
-            elif key in members:
-                self._problem(
-                    f"key {shown(key)} stands twice; it was first written in line {lines[key]}",
-                    event,
-                )
-            else:
-                members[key] = value
-                lines[key] = event.start_mark.line + 1
-        for event, value in merged:
-            self._merge(event, value, members, lines)
-        return members, size
-
-    def _merge(
-        self, event: Any, value: Any, members: dict[str, Any], lines: dict[Any, int]
-    ) -> None:
-        # SOURCE: yaml.org/type/merge: what is written here, or merged earlier, stays.
-        for part in value if isinstance(value, list) else [value]:
-            if not isinstance(part, dict):
-                self._problem(f"`<<` merges mappings, not {named(part)}", event)
-                continue
-            for key, member in part.items():
-                if key not in members:
-                    members[key] = member
-                    lines[key] = self.lines[id(part)][key]
-
-    def _key(self, event: Any, depth: int) -> str | None:
-        value, _ = self._value(event, depth)
-        if isinstance(value, str):
-            return value
-        written = shown(event.value) if isinstance(event, yaml.ScalarEvent) else named(value)
-        self._problem(f"key {written} is not text; put it in quotes", event)
-        return None
-
-    def _lines_of(self, container: Any, start: Any) -> dict[Any, int]:
-        self.kept.append(container)
-        lines: dict[Any, int] = {None: start.start_mark.line + 1}
-        self.lines[id(container)] = lines
-        return lines
-
-    def _scalar(self, event: Any) -> Any:
-        text = event.value
-        if not event.implicit[0]:
-            return text
-        if self.is_json:
-            return self._number(json.loads(text), event)
-        try:
-            tag = self.loader.resolve(yaml.ScalarNode, text, (True, False))
-            value = self.loader.construct_object(yaml.ScalarNode(tag, text, event.start_mark))
-        except (ValueError, OverflowError, yaml.YAMLError):
-            self._problem(f"{shown(text)} has no value; put it in quotes if it is text", event)
-            return ""
-        if isinstance(value, date):
-            self._problem(f"{shown(text)} is a date; put it in quotes", event)
-            return text
-        if value is not None and not isinstance(value, str | bool | int | float):
-            self._problem(f"{shown(text)} is not text; put it in quotes", event)
-            return text
-        return self._number(value, event)
-
-    def _number(self, value: Any, event: Any) -> Any:
-        if isinstance(value, float) and not math.isfinite(value):
-            self._problem(f"{shown(event.value)} is not a number that JSON has", event)
-            return 0
-        if isinstance(value, int) and not _SMALLEST_INTEGER <= value <= _LARGEST_INTEGER:
-            self._problem(f"{shown(event.value)} does not fit into 64 bits", event)
-            return 0
-        return value
-
-
-def _is_json(source: str) -> bool:
-    if not source.lstrip().startswith("{"):
-        return False
-    try:
-        json.loads(source, parse_int=str, parse_float=str, parse_constant=_no_constant)
-    except (ValueError, RecursionError):
-        return False
-    return True
-
-
-def _no_constant(name: str) -> None:
-    raise ValueError(name)
-
-
-def _yaml_of_json(source: str) -> str:
-    """JSON as a text that YAML 1.1 reads alike, line by line: it knows no tabs, no pairs."""
-
-    def joined(match: re.Match[str]) -> str:
-        if match[1]:
-            return match[1]
-        pair = chr(int(match[2], 16)) + chr(int(match[3], 16))
-        return pair.encode("utf-16", "surrogatepass").decode("utf-16")
-
-    return _SURROGATES.sub(joined, source.replace("\t", " "))
 
 
 # --- plain values to a policy --------------------------------------------------------------------
@@ -633,8 +405,8 @@ class _Checker:
             quotes = "" if value is None else "; put it in quotes"
             self._problem(f"must be text, not {named(value)}{quotes}", members, key, where)
             return default
-        if not _is_encodable(value):
-            self._problem(_HALF_A_PAIR, members, key, where)
+        if not is_encodable(value):
+            self._problem(HALF_A_PAIR, members, key, where)
         return value
 
     def _risk(self, members: Mapping[str, Any], where: str, default: RiskLevel) -> RiskLevel:
@@ -676,7 +448,7 @@ class _Checker:
 
     def _warn(self, rules: tuple[PolicyRule, ...], document: object) -> None:
         written = document.get("rules") if isinstance(document, Mapping) else None
-        for index, message in _oddities(rules):
+        for index, message in oddities(rules):
             line = self._line(written, index)
             self.warnings.append(Problem(message, line, rules[index].name, f"rules[{index}]"))
 
@@ -685,71 +457,25 @@ def _unwritable(value: object, where: str, depth: int = 0) -> Iterator[tuple[str
     """Where below a value, and what, cannot be written as JSON."""
     if depth > DEEPEST_NESTING:
         yield where, f"nested deeper than {DEEPEST_NESTING} levels"
-    elif isinstance(value, str):
-        if not _is_encodable(value):
-            yield where, _HALF_A_PAIR
     elif isinstance(value, Mapping):
         for key, member in value.items():
             if not isinstance(key, str):
                 yield where, f"key {shown(key)} is not text; put it in quotes"
-            elif not _is_encodable(key):
-                yield where, _HALF_A_PAIR
+            elif not is_encodable(key):
+                yield where, HALF_A_PAIR
             yield from _unwritable(member, f"{where}.{key}", depth + 1)
     elif isinstance(value, list | tuple):
         for index, member in enumerate(value):
             yield from _unwritable(member, f"{where}[{index}]", depth + 1)
-    elif (isinstance(value, float) and not math.isfinite(value)) or (
-        isinstance(value, int) and not _SMALLEST_INTEGER <= value <= _LARGEST_INTEGER
-    ):
-        yield where, f"{shown(value)} is not a number that JSON has, of 64 bits at most"
-    elif value is not None and not isinstance(value, int | float):
-        yield where, f"must be a value that JSON has, not {named(value)}"
+    elif (said := _unwritable_scalar(value)) is not None:
+        yield where, said
 
 
-def _is_encodable(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def _oddities(rules: tuple[PolicyRule, ...]) -> Iterator[tuple[int, str]]:
-    """Each rule that is odd, by index, and what is odd about it.
-
-    INVARIANT: a rule that is said never to match never decides.
-    """
-    names: dict[str, int] = {}
-    unconditional: dict[tuple[str, ...], int] = {}
-    same: dict[tuple[str, ...], int] = {}
-    for index, rule in enumerate(rules):
-        if rule.name == DEFAULT_RULE:
-            yield index, f"is named {shown(DEFAULT_RULE)}, as what decides where no rule matches"
-        if rule.name in names:
-            yield (
-                index,
-                f"has the name of rules[{names[rule.name]}]; records cannot tell them apart",
-            )
-        names.setdefault(rule.name, index)
-        patterns = tuple(
-            "*" if set(pattern) == {"*"} else pattern
-            for pattern in (rule.match_type, rule.match_target, rule.match_agent)
-        )
-        conditions = json.dumps(rule.conditions, sort_keys=True, default=repr)
-        for covering in (
-            unconditional.get(("*", "*", "*")),
-            unconditional.get(patterns),
-            same.get((*patterns, conditions)),
-        ):
-            if covering is not None:
-                yield (
-                    index,
-                    (
-                        f"can never match: rule `{rules[covering].name}` (rules[{covering}]) before it"
-                        " matches all that it does"
-                    ),
-                )
-                break
-        if not rule.conditions:
-            unconditional.setdefault(patterns, index)
-        same.setdefault((*patterns, conditions), index)
+def _unwritable_scalar(value: object) -> str | None:
+    if isinstance(value, str):
+        return None if is_encodable(value) else HALF_A_PAIR
+    if value is None or is_number_of_json(value):
+        return None
+    if isinstance(value, int | float):
+        return f"{shown(value)} is not a number that JSON has, of 64 bits at most"
+    return f"must be a value that JSON has, not {named(value)}"

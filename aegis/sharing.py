@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import mmap
 import os
+from collections.abc import Callable
 
 from aegis.audit import now_us
 from aegis.decisions import Snapshot
@@ -94,16 +95,30 @@ class PolicyVersions:
         )
         return self.announce(self._compiled(newest))
 
-    def put(self, loaded: LoadedPolicy, origin: str = "put") -> Snapshot:
+    def put(
+        self,
+        loaded: LoadedPolicy,
+        origin: str = "put",
+        *,
+        is_expected: Callable[[int], bool] = lambda _: True,
+    ) -> Snapshot:
         """Store a policy as the newest version; nobody knows of it before `announce`.
+
+        Args:
+            loaded: The policy.
+            origin: Where it comes from: `file` or `put`.
+            is_expected: Says whether it may follow the version that is the newest now.
 
         Raises:
             StoreError: It could not be stored; nothing has changed then.
+            PreconditionFailed: It may not follow; nothing has changed then.
 
         Cost: compiles, and waits for the disk.
         """
         _ = loaded.policy.engine  # compiled before anyone can see the version
-        version = self._store.add_policy(loaded.sha256, origin, now_us(), loaded.source)
+        version = self._store.add_policy(
+            loaded.sha256, origin, now_us(), loaded.source, is_expected=is_expected
+        )
         return Snapshot(loaded, version)
 
     def announce(self, snapshot: Snapshot) -> Snapshot:

@@ -10,7 +10,7 @@ import os
 import threading
 import time
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +18,7 @@ from typing import Any
 
 import apsw
 
-from aegis.errors import StoreError, shown
+from aegis.errors import PreconditionFailed, StoreError, shown
 
 __all__ = ["Connection", "PolicyVersion", "Store"]
 
@@ -288,9 +288,32 @@ class Store:
             ).fetchall()
         return PolicyVersion(*rows[0]) if rows else None
 
-    def add_policy(self, sha256: str, origin: str, created_us: int, source: str) -> PolicyVersion:
-        """Store a policy as the newest version."""
+    def add_policy(
+        self,
+        sha256: str,
+        origin: str,
+        created_us: int,
+        source: str,
+        *,
+        is_expected: Callable[[int], bool] = lambda _: True,
+    ) -> PolicyVersion:
+        """Store a policy as the newest version.
+
+        Args:
+            sha256: Of the source.
+            origin: `file` or `put`.
+            created_us: Now, in microseconds since the epoch.
+            source: The policy's text.
+            is_expected: Says whether a policy may follow the version that is the newest now.
+
+        Raises:
+            StoreError: It could not be stored.
+            PreconditionFailed: It may not follow.
+        """
         with self.transaction() as connection:
+            newest = connection.execute("SELECT max(version) FROM policy_version").get or 0
+            if not is_expected(newest):
+                raise PreconditionFailed(f"version {newest} is in force; look at it first")
             rows: list[Any] = connection.execute(
                 "INSERT INTO policy_version (sha256, origin, created_us, source)"
                 " VALUES (?, ?, ?, ?) RETURNING version",

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import os
 import uuid
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -209,10 +209,10 @@ class _Service:
             raise NotReady("the server is stopping")
         return self._parts
 
-    def put(self, loaded: LoadedPolicy) -> Snapshot:
+    def put(self, loaded: LoadedPolicy, is_expected: Callable[[int], bool]) -> Snapshot:
         """Put a policy into force; called in a thread."""
         versions = self._open.versions
-        snapshot = versions.put(loaded)
+        snapshot = versions.put(loaded, is_expected=is_expected)
         # First here, then everywhere: this process need not load what it has at hand.
         self.decisions.switch(snapshot)
         return versions.announce(snapshot)

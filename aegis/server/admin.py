@@ -8,7 +8,7 @@ from collections.abc import Callable
 from aegis import codec
 from aegis.decisions import Snapshot
 from aegis.errors import InvalidBody, named
-from aegis.policies import LoadedPolicy, load_document, load_text
+from aegis.policies import LoadedPolicy, load_text
 from aegis.server.app import Answer, Headers, problems_json
 
 __all__ = ["YAML_TYPES", "Admin"]
@@ -24,18 +24,19 @@ class Admin:
 
     Args:
         deepest: Limit on the nesting of a JSON body.
-        put: Stores a policy, switches to it everywhere and returns it.
+        put: Stores a policy, if it may follow the newest version, and switches to it everywhere.
     """
 
-    def __init__(self, *, deepest: int, put: Callable[[LoadedPolicy], Snapshot]) -> None:
+    def __init__(
+        self, *, deepest: int, put: Callable[[LoadedPolicy, Callable[[int], bool]], Snapshot]
+    ) -> None:
         self._deepest = deepest
         self._put = put
 
     async def put_policy(self, body: bytes, headers: Headers, _query: bytes) -> Answer:
         """`PUT /api/v1/policy`: validate, compile, store, switch."""
-        media_type = headers.get(b"content-type", b"")
         # In a thread: other requests go on while a large policy is parsed and compiled.
-        loaded, snapshot = await asyncio.to_thread(self._load_and_put, media_type, body)
+        loaded, snapshot = await asyncio.to_thread(self._load_and_put, body, headers)
         answer = {
             "status": "updated",
             "rule_count": snapshot.rule_count,
@@ -45,9 +46,17 @@ class Admin:
         }
         return 200, snapshot.headers, codec.dumps(answer)
 
-    def _load_and_put(self, media_type: bytes, body: bytes) -> tuple[LoadedPolicy, Snapshot]:
+    def _load_and_put(self, body: bytes, headers: Headers) -> tuple[LoadedPolicy, Snapshot]:
+        media_type = headers.get(b"content-type", b"")
         loaded = read_policy_body(media_type, body, deepest=self._deepest)
-        return loaded, self._put(loaded)
+        condition = headers.get(b"if-match")
+        tags = None if condition is None else [tag.strip() for tag in condition.split(b",")]
+
+        def is_expected(newest: int) -> bool:
+            # SOURCE: RFC 9110 section 13.1.1; a version's tag is its number in quotes.
+            return tags is None or tags == [b"*"] or b'"%d"' % newest in tags
+
+        return loaded, self._put(loaded, is_expected)
 
 
 def read_policy_body(media_type: bytes, body: bytes, *, deepest: int) -> LoadedPolicy:
@@ -73,4 +82,4 @@ def read_policy_body(media_type: bytes, body: bytes, *, deepest: int) -> LoadedP
         return load_text(text)
     if not any(key in value for key in _DOCUMENT_KEYS):
         raise InvalidBody("a policy is missing; send `yaml`, or `rules` and `defaults`")
-    return load_document(value)
+    return load_text(body)  # of the text itself, so that problems have lines

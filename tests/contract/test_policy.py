@@ -221,12 +221,12 @@ def test_refused_policy_changes_nothing_and_lists_every_problem() -> None:
         assert_unchanged(client)
 
 
-def test_problems_of_a_document_have_keys_but_no_lines() -> None:
+def test_problems_of_a_document_have_lines_and_keys() -> None:
     with served() as client:
         reply = client.put(POLICY_PATH, {"rules": [{"name": "a", "approval": "maybe"}]})
         (problem,) = reply.json["problems"]
         assert (problem["line"], problem["rule"], problem["key"]) == (
-            None,
+            1,
             "a",
             "rules[0].approval",
         )
@@ -409,8 +409,8 @@ def test_json_in_yaml_is_taken_or_refused_but_no_defect(text: str) -> None:
 
 def test_document_that_was_taken_is_not_too_large_to_be_loaded_again(tmp_path: Path) -> None:
     path = tmp_path / "audit.db"
-    numbers = [1] * 8_000_000
-    body = json.dumps({"rules": [], "x-numbers": numbers}, separators=(",", ":")).encode()
+    texts = ["x" * 10] * 1_200_000
+    body = json.dumps({"rules": [], "x-texts": texts}, separators=(",", ":")).encode()
     with served(app_of(audit_db_path=path)) as client:
         status = client.put(POLICY_PATH, body=body).status
     with served(app_of(audit_db_path=path)) as client:

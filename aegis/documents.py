@@ -1,0 +1,346 @@
+"""Documents: YAML or JSON to plain values, and the line of each. The only YAML.
+
+Only what a policy needs of YAML is taken; of JSON, all of it is, and means what JSON means by it.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from dataclasses import dataclass
+from datetime import date
+from typing import Any
+
+import yaml
+
+from aegis.errors import PolicyError, Problem, named, shown
+
+__all__ = ["Document", "Lines", "is_encodable", "is_number_of_json", "read_document"]
+
+MOST_EXPANDED_NODES = 100_000
+"""How many nodes aliases may add to those that are written."""
+DEEPEST_NESTING = 64
+_INTEGERS = range(-(2**63), 2**64)
+HALF_A_PAIR = "holds half of a surrogate pair, which is no character"
+_NO_NUMBER = "is not a number that JSON has, of 64 bits at most"
+
+Lines = dict[int, dict[Any, int]]
+"""Of each mapping and list, by its `id`: the line of each key or index; of itself, under None."""
+
+
+@dataclass(slots=True)
+class Document:
+    """A text, read.
+
+    Attributes:
+        value: Made of dict, list, str, int, float, bool and None only.
+        lines: Where its parts stand; holds as long as `value` is kept.
+        problems: What may not stand in it, though it could be read.
+    """
+
+    value: Any
+    lines: Lines
+    problems: list[Problem]
+
+
+def read_document(source: str) -> Document:
+    """Read a text.
+
+    Args:
+        source: JSON, where it is an object of valid JSON; YAML otherwise.
+
+    Raises:
+        PolicyError: It is no YAML, or cannot be read on.
+    """
+    if source.lstrip(" \t\r\n").startswith("{") and _is_json(source):
+        return _JsonReader(source).read()
+    return _YamlReader(source).read()
+
+
+def is_number_of_json(value: object) -> bool:
+    """Whether a value is a number that can be written as JSON and read again as it was."""
+    if isinstance(value, float):
+        return math.isfinite(value)
+    return isinstance(value, int) and value in _INTEGERS
+
+
+def is_encodable(text: str) -> bool:
+    """Whether a text has only whole characters."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+# --- JSON ----------------------------------------------------------------------------------------
+
+_TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|[{}\[\]\n]|[^\s{}\[\]:,"]+')
+"""Strings, brackets, other scalars, and ends of lines; what stands between them says no more."""
+
+
+def _is_json(source: str) -> bool:
+    try:
+        json.loads(source, parse_int=str)
+    except (ValueError, RecursionError):
+        return False
+    return True
+
+
+class _JsonReader:
+    """Builds plain values from the tokens of a text that is known to be JSON."""
+
+    def __init__(self, source: str) -> None:
+        self.source = source
+        self.lines: Lines = {}
+        self.problems: list[Problem] = []
+        # The containers that are open, and the key that the next value of each belongs to.
+        self.open: list[Any] = []
+        self.keys: list[str | None] = []
+        self.root: Any = None
+
+    def read(self) -> Document:
+        line = 1
+        for match in _TOKEN.finditer(self.source):
+            token = match[0]
+            if token == "\n":
+                line += 1
+            else:
+                self._take(token, line)
+        return Document(self.root, self.lines, self.problems)
+
+    def _take(self, token: str, line: int) -> None:
+        if token in "}]":
+            self.open.pop()
+            self.keys.pop()
+        elif token in "{[":
+            container: Any = {} if token == "{" else []
+            self._add(container, line)
+            self.lines[id(container)] = {None: line}
+            self.open.append(container)
+            self.keys.append(None)
+            if len(self.open) > DEEPEST_NESTING:
+                said = f"nested deeper than {DEEPEST_NESTING} levels"
+                raise PolicyError([*self.problems, Problem(said, line)])
+        elif token.startswith('"') and self._expects_key():
+            self.keys[-1] = self._key(self._scalar(token, line), line)
+        else:
+            self._add(self._scalar(token, line), line)
+
+    def _expects_key(self) -> bool:
+        return isinstance(self.open[-1], dict) and self.keys[-1] is None
+
+    def _key(self, key: str, line: int) -> str:
+        lines = self.lines[id(self.open[-1])]
+        if key in lines:
+            said = f"key {shown(key)} stands twice; it was first written in line {lines[key]}"
+            self.problems.append(Problem(said, line))
+        else:
+            lines[key] = line
+        return key
+
+    def _add(self, value: Any, line: int) -> None:
+        if not self.open:
+            self.root = value
+        elif isinstance(self.open[-1], list):
+            self.lines[id(self.open[-1])][len(self.open[-1])] = line
+            self.open[-1].append(value)
+        else:
+            self.open[-1].setdefault(self.keys[-1], value)
+            self.keys[-1] = None
+
+    def _scalar(self, token: str, line: int) -> Any:
+        try:
+            value = json.loads(token)
+        except ValueError:  # an integer of thousands of digits
+            value = math.inf
+        if isinstance(value, str) and not is_encodable(value):
+            self.problems.append(Problem(f"{shown(token)} {HALF_A_PAIR}", line))
+            return ""
+        if is_number_of_json(value) or not isinstance(value, int | float):
+            return value
+        self.problems.append(Problem(f"{shown(token)} {_NO_NUMBER}", line))
+        return 0
+
+
+# --- YAML ----------------------------------------------------------------------------------------
+
+_Events: Any = yaml.CSafeLoader if yaml.__with_libyaml__ else yaml.SafeLoader
+
+
+class _YamlReader:
+    """Builds plain values from the parser's events: no tag is obeyed, nothing is constructed."""
+
+    def __init__(self, source: str) -> None:
+        self.source = source
+        self.lines: Lines = {}
+        self.problems: list[Problem] = []
+        # Each anchor's value, and how many nodes it stands for; None while it is being read.
+        self.anchors: dict[str, tuple[Any, int] | None] = {}
+        self.expanded = 0
+        self.kept: list[Any] = []  # an `id` stays taken while `lines` speaks of it
+        self.loader = _Events(source)
+
+    def read(self) -> Document:
+        try:
+            document = self._document()
+        except yaml.MarkedYAMLError as error:
+            mark = error.problem_mark or error.context_mark
+            line = mark.line + 1 if mark else None
+            raise self._refused(f"not YAML: {error.problem or error.context}", line) from None
+        except yaml.reader.ReaderError as error:
+            raise self._refused(*self._unreadable(error)) from None
+        except yaml.YAMLError as error:
+            raise self._refused(f"not YAML: {error}", None) from None
+        finally:
+            self.loader.dispose()
+        return Document(document, self.lines, self.problems)
+
+    def _unreadable(self, error: Any) -> tuple[str, int | None]:
+        char = chr(error.character) if isinstance(error.character, int) else str(error.character)
+        at = self.source.find(char)
+        line = None if at < 0 else self.source.count("\n", 0, at) + 1
+        return f"not YAML: the character {shown(char)} may not stand here as it is", line
+
+    def _refused(self, message: str, line: int | None) -> PolicyError:
+        return PolicyError([*self.problems, Problem(" ".join(message.split()), line)])
+
+    def _document(self) -> Any:
+        self.loader.get_event()  # the start of the stream
+        if self.loader.check_event(yaml.StreamEndEvent):
+            return None
+        self.loader.get_event()  # the start of the document
+        document, _ = self._value(self.loader.get_event(), 0)
+        self.loader.get_event()  # its end
+        event = self.loader.get_event()
+        if not isinstance(event, yaml.StreamEndEvent):
+            self._problem("a second document; a policy is one document", event)
+        return document
+
+    def _problem(self, message: str, event: Any) -> None:
+        self.problems.append(Problem(message, event.start_mark.line + 1))
+
+    def _value(self, event: Any, depth: int) -> tuple[Any, int]:
+        """A value, and how many nodes it stands for when its aliases are written out."""
+        if isinstance(event, yaml.AliasEvent):
+            return self._alias(event)
+        if event.anchor is not None:
+            self.anchors[event.anchor] = None
+        if event.tag is not None:
+            self._problem(f"tag {shown(event.tag)}; a policy has no tags", event)
+        if isinstance(event, yaml.ScalarEvent):
+            value, size = self._scalar(event), 1
+        elif depth >= DEEPEST_NESTING:
+            raise self._refused(
+                f"nested deeper than {DEEPEST_NESTING} levels", event.start_mark.line + 1
+            )
+        elif isinstance(event, yaml.SequenceStartEvent):
+            value, size = self._sequence(event, depth + 1)
+        else:
+            value, size = self._mapping(event, depth + 1)
+        if event.anchor is not None:
+            self.anchors[event.anchor] = value, size
+        return value, size
+
+    def _alias(self, event: Any) -> tuple[Any, int]:
+        line = event.start_mark.line + 1
+        if event.anchor not in self.anchors:
+            raise self._refused(f"alias {shown(event.anchor)} has no anchor", line)
+        known = self.anchors[event.anchor]
+        if known is None:
+            raise self._refused(f"alias {shown(event.anchor)} stands inside itself", line)
+        self.expanded += known[1]
+        if self.expanded > MOST_EXPANDED_NODES:
+            raise self._refused(f"aliases expand to over {MOST_EXPANDED_NODES} nodes", line)
+        return known
+
+    def _sequence(self, start: Any, depth: int) -> tuple[list[Any], int]:
+        items: list[Any] = []
+        lines = self._lines_of(items, start)
+        size = 1
+        while not isinstance(event := self.loader.get_event(), yaml.SequenceEndEvent):
+            lines[len(items)] = event.start_mark.line + 1
+            item, nodes = self._value(event, depth)
+            items.append(item)
+            size += nodes
+        return items, size
+
+    def _mapping(self, start: Any, depth: int) -> tuple[dict[str, Any], int]:
+        members: dict[str, Any] = {}
+        merged: list[tuple[Any, Any]] = []
+        lines = self._lines_of(members, start)
+        size = 1
+        while not isinstance(event := self.loader.get_event(), yaml.MappingEndEvent):
+            is_merge = (
+                isinstance(event, yaml.ScalarEvent) and event.implicit[0] and event.value == "<<"
+            )
+            key = "<<" if is_merge else self._key(event, depth)
+            value, nodes = self._value(self.loader.get_event(), depth)
+            size += 1 + nodes
+            if is_merge:
+                merged.append((event, value))
+            elif key is None:
+                continue
+            elif key in members:
+                self._problem(
+                    f"key {shown(key)} stands twice; it was first written in line {lines[key]}",
+                    event,
+                )
+            else:
+                members[key] = value
+                lines[key] = event.start_mark.line + 1
+        for event, value in merged:
+            self._merge(event, value, members, lines)
+        return members, size
+
+    def _merge(
+        self, event: Any, value: Any, members: dict[str, Any], lines: dict[Any, int]
+    ) -> None:
+        # SOURCE: yaml.org/type/merge: what is written here, or merged earlier, stays.
+        for part in value if isinstance(value, list) else [value]:
+            if not isinstance(part, dict):
+                self._problem(f"`<<` merges mappings, not {named(part)}", event)
+                continue
+            for key, member in part.items():
+                if key not in members:
+                    members[key] = member
+                    lines[key] = self.lines[id(part)][key]
+
+    def _key(self, event: Any, depth: int) -> str | None:
+        value, _ = self._value(event, depth)
+        if isinstance(value, str):
+            return value
+        written = shown(event.value) if isinstance(event, yaml.ScalarEvent) else named(value)
+        self._problem(f"key {written} is not text; put it in quotes", event)
+        return None
+
+    def _lines_of(self, container: Any, start: Any) -> dict[Any, int]:
+        self.kept.append(container)
+        lines: dict[Any, int] = {None: start.start_mark.line + 1}
+        self.lines[id(container)] = lines
+        return lines
+
+    def _scalar(self, event: Any) -> Any:
+        text = event.value
+        if not event.implicit[0]:
+            return text
+        try:
+            tag = self.loader.resolve(yaml.ScalarNode, text, (True, False))
+            value = self.loader.construct_object(yaml.ScalarNode(tag, text, event.start_mark))
+        except (ValueError, OverflowError, yaml.YAMLError):
+            self._problem(f"{shown(text)} has no value; put it in quotes if it is text", event)
+            return ""
+        if isinstance(value, date):
+            self._problem(f"{shown(text)} is a date; put it in quotes", event)
+            return text
+        if value is not None and not isinstance(value, str | bool | int | float):
+            self._problem(f"{shown(text)} is not text; put it in quotes", event)
+            return text
+        return self._number(value, event)
+
+    def _number(self, value: Any, event: Any) -> Any:
+        if is_number_of_json(value) or not isinstance(value, int | float):
+            return value
+        self._problem(f"{shown(event.value)} {_NO_NUMBER}", event)
+        return 0

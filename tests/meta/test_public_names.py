@@ -1,0 +1,85 @@
+"""The public names, pinned: what is exported cannot grow or shrink by accident."""
+
+from __future__ import annotations
+
+from types import ModuleType
+
+import pytest
+
+import aegis
+import aegis_core
+
+AEGIS = [
+    "Action",
+    "AegisError",
+    "Approval",
+    "BaseExecutor",
+    "Executor",
+    "Policy",
+    "PolicyDecision",
+    "PolicyError",
+    "PolicyRule",
+    "Result",
+    "ResultStatus",
+    "RiskLevel",
+    "__version__",
+]
+
+AEGIS_CORE = [
+    "DEFAULT_RULE",
+    "Action",
+    "AegisError",
+    "Approval",
+    "Condition",
+    "Decision",
+    "Engine",
+    "Policy",
+    "PolicyDecision",
+    "PolicyError",
+    "PolicyRule",
+    "Problem",
+    "RiskLevel",
+    "compile_policy",
+]
+
+
+@pytest.mark.parametrize(("module", "names"), [(aegis, AEGIS), (aegis_core, AEGIS_CORE)])
+def test_exported_names_are_these(module: ModuleType, names: list[str]) -> None:
+    assert sorted(module.__all__) == sorted(names)
+
+
+@pytest.mark.parametrize("module", [aegis, aegis_core])
+def test_exported_names_exist_and_stand_once(module: ModuleType) -> None:
+    assert len(set(module.__all__)) == len(module.__all__)
+    assert [name for name in module.__all__ if not hasattr(module, name)] == []
+
+
+def test_aegis_has_the_names_of_the_engine_itself() -> None:
+    for name in ("Action", "Approval", "PolicyDecision", "PolicyRule", "RiskLevel", "PolicyError"):
+        assert getattr(aegis, name) is getattr(aegis_core, name)
+
+
+def test_base_executor_is_the_executor() -> None:
+    assert aegis.BaseExecutor is aegis.Executor
+
+
+def test_risk_levels_and_approvals_have_their_values() -> None:
+    assert {level.name: level.value for level in aegis.RiskLevel} == {
+        "LOW": 1,
+        "MEDIUM": 2,
+        "HIGH": 3,
+        "CRITICAL": 4,
+    }
+    assert [approval.value for approval in aegis.Approval] == ["auto", "approve", "block"]
+
+
+def test_statuses_have_their_values() -> None:
+    assert {status.value for status in aegis.ResultStatus} == {
+        "success",
+        "failed",
+        "blocked",
+        "denied",
+        "skipped",
+        "started",
+        "interrupted",
+    }

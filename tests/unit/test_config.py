@@ -1,0 +1,105 @@
+"""Limits, keys, and which names and addresses are this machine."""
+
+from __future__ import annotations
+
+import pytest
+
+from aegis.config import Settings, host_of, is_loopback, keys_from
+from aegis.errors import ConfigError
+
+
+def test_limits_are_those_that_are_promised() -> None:
+    settings = Settings()
+    assert settings.largest_body_bytes == 1024 * 1024
+    assert settings.largest_policy_bytes == 16 * 1024 * 1024
+    assert settings.largest_batch == 10_000
+    assert settings.deepest_nesting == 64
+    assert settings.audit_db == "aegis_audit.db"
+
+
+def test_no_keys_is_keyless() -> None:
+    assert Settings().is_keyless
+    assert not Settings(api_key="a").is_keyless
+    assert not Settings(admin_key="a").is_keyless
+
+
+def test_keys_are_not_shown() -> None:
+    assert "hidden" not in repr(Settings(api_key="hidden-1", admin_key="hidden-2"))
+
+
+@pytest.mark.parametrize(
+    ("environment", "keys"),
+    [
+        ({}, (None, None)),
+        ({"AEGIS_API_KEY": "a"}, ("a", None)),
+        ({"AEGIS_ADMIN_KEY": "b"}, (None, "b")),
+        ({"AEGIS_API_KEY": "a", "AEGIS_ADMIN_KEY": "b"}, ("a", "b")),
+        ({"API_KEY": "a", "aegis_api_key": "b"}, (None, None)),
+    ],
+)
+def test_keys_are_those_of_the_environment(
+    environment: dict[str, str], keys: tuple[str | None, str | None]
+) -> None:
+    assert keys_from(environment) == keys
+
+
+@pytest.mark.parametrize("name", ["AEGIS_API_KEY", "AEGIS_ADMIN_KEY"])
+@pytest.mark.parametrize("value", ["", " ", "\t", "\n"])
+def test_blank_key_is_refused(name: str, value: str) -> None:
+    with pytest.raises(ConfigError, match=f"{name} is set but empty"):
+        keys_from({name: value})
+
+
+@pytest.mark.parametrize(
+    "host",
+    ["127.0.0.1", "127.255.255.254", "localhost", "LocalHost", "::1", "[::1]", "::ffff:127.0.0.1"],
+)
+def test_loopback_is_this_machine(host: str) -> None:
+    assert is_loopback(host)
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "0.0.0.0",
+        "::",
+        "[::]",
+        "192.168.1.1",
+        "::ffff:192.168.1.1",
+        "2001:db8::1",
+        "example.com",
+        "localhost.example.com",
+        "127.0.0.1.example.com",
+        "127.1",
+        "0x7f.0.0.1",
+        "2130706433",
+        "",
+        " 127.0.0.1",
+        "localhost.",
+    ],
+)
+def test_everything_else_is_not(host: str) -> None:
+    assert not is_loopback(host)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("localhost", ("localhost", "")),
+        ("LocalHost:8000", ("localhost", "8000")),
+        (" localhost:80 ", ("localhost", "80")),
+        ("127.0.0.1:1", ("127.0.0.1", "1")),
+        ("[::1]", ("[::1]", "")),
+        ("[::1]:8000", ("[::1]", "8000")),
+        ("::1", ("::1", "")),
+        ("", ("", "")),
+    ],
+)
+def test_host_and_port_are_told_apart(text: str, expected: tuple[str, str]) -> None:
+    assert host_of(text) == expected
+
+
+@pytest.mark.parametrize("text", ["[::1", "[::1]x", "[", "[::1]8000"])
+def test_what_is_no_host_is_refused(text: str) -> None:
+    with pytest.raises(ConfigError, match="is not a host"):
+        host_of(text)
