@@ -238,8 +238,19 @@ class AuditLog:
             raise AuditUnavailable("the server is stopping; ask another one")
         if self.failure is not None:
             raise AuditUnavailable(f"the audit cannot be written: {self.failure}")
+        if not self._store.is_in_place():
+            raise AuditUnavailable("the database was replaced or removed; restart the server")
         if self._queued >= self._most_queued:
             raise AuditUnavailable(f"{self._queued} audit records wait to be written; try again")
+
+    async def probe(self) -> None:
+        """See that a record could be written now.
+
+        Raises:
+            StoreError: It could not.
+        """
+        self.refuse_when_unavailable()
+        await asyncio.get_running_loop().run_in_executor(self._readers, self._store.probe)
 
     async def append(self, records: list[AuditRecord]) -> None:
         """Store records and wait until they are committed.
@@ -256,6 +267,7 @@ class AuditLog:
         self._queue.put(waiting)
         done, _ = await asyncio.wait([waiting.committed], timeout=self._timeout_s)
         if not done:
+            waiting.committed.add_done_callback(_retrieve)
             raise AuditUnavailable(
                 f"the audit record was not committed within {self._timeout_s:g} s"
                 f"{f': {self.failure}' if self.failure else ''}"
@@ -422,6 +434,11 @@ def _as_members(row: tuple[Any, ...]) -> dict[str, Any]:
     members["approval"] = _APPROVALS[members["approval"]]
     members["result_status"] = _STATUSES[members["result_status"]]
     return members
+
+
+def _retrieve(future: asyncio.Future[None]) -> None:
+    if not future.cancelled():
+        future.exception()  # nobody waits for it any more
 
 
 def _resolve(futures: list[asyncio.Future[None]], error: AuditUnavailable | None) -> None:

@@ -49,15 +49,15 @@ class Gate:
         self._keys: list[tuple[bytes, Role]] = []
         if settings.api_key is not None:
             role = Role.ADMIN if settings.admin_key is None else Role.USER
-            self._keys.append((_digest(settings.api_key.encode()), role))
+            self._keys.append((_digest(_bytes(settings.api_key)), role))
         if settings.admin_key is not None:
-            self._keys.append((_digest(settings.admin_key.encode()), Role.ADMIN))
+            self._keys.append((_digest(_bytes(settings.admin_key)), Role.ADMIN))
 
     def _admit_key(self, needed: Role, headers: Mapping[bytes, bytes], _client: Any) -> None:
         if needed is Role.ANYONE:
             return
-        presented = headers.get(b"x-api-key")
-        if presented is None:
+        presented = headers.get(b"x-api-key", b"")
+        if not presented:
             scheme, _, presented = headers.get(b"authorization", b"").partition(b" ")
             if scheme.lower() != b"bearer":
                 presented = b""
@@ -82,7 +82,7 @@ class Gate:
                     "without keys only this machine may call; set AEGIS_API_KEY", "not_local"
                 )
         host = headers.get(b"host")
-        if host is not None and host not in self._known_hosts:
+        if host and host not in self._known_hosts:
             self._check_host(host)
         origin = headers.get(b"origin")
         if origin is not None:
@@ -127,6 +127,11 @@ class Gate:
 def _is_remote(address: str) -> bool:
     # What is no address (a test client's name, a socket's path) does not come over a network.
     return not is_loopback(address) and (":" in address or address.replace(".", "").isdecimal())
+
+
+def _bytes(key: str) -> bytes:
+    # An environment variable may hold any bytes; a header may as well.
+    return key.strip().encode(errors="surrogateescape")
 
 
 def _digest(key: bytes) -> bytes:

@@ -24,6 +24,8 @@ __all__ = ["CONDITIONS", "compile_conditions", "json_equal"]
 LONGEST_MATCHED_BYTES = 64 * 1024
 """The longest text that `param_matches` judges: keeps the time of a decision bounded."""
 
+_EXACT = 2**53  # from here on, not every integer is a float: which one was sent is unknown
+
 LARGEST_PROGRAM = 5_000
 """The largest RE2 program, in instructions: what a search can cost for each byte."""
 
@@ -263,6 +265,8 @@ def _matches(wanted: object) -> _Test:
     search = _regex(wanted).search
 
     def test(value: object) -> bool | str:
+        if isinstance(value, float) and value.is_integer() and abs(value) >= _EXACT:
+            return "a number of over 53 bits may not be what was sent"
         if isinstance(value, bool | int | float):
             value = json.dumps(value)
         if not isinstance(value, str):

@@ -67,7 +67,7 @@ def _key(environment: Mapping[str, str], name: str) -> str | None:
     key = environment.get(name)
     if key is not None and not key.strip():
         raise ConfigError(f"{name} is set but empty; unset it to serve without keys")
-    return key
+    return key.strip() if key else None  # a header's value has no blanks around it
 
 
 def is_loopback(host: str) -> bool:

@@ -14,7 +14,7 @@ from typing import Any
 
 import yaml
 
-from aegis.errors import PolicyError, Problem, named, shown
+from aegis.errors import PolicyError, Problem, Problems, named, shown
 
 __all__ = ["Document", "Lines", "is_encodable", "is_number_of_json", "read_document"]
 
@@ -41,7 +41,7 @@ class Document:
 
     value: Any
     lines: Lines
-    problems: list[Problem]
+    problems: Problems
 
 
 def read_document(source: str) -> Document:
@@ -94,7 +94,7 @@ class _JsonReader:
     def __init__(self, source: str) -> None:
         self.source = source
         self.lines: Lines = {}
-        self.problems: list[Problem] = []
+        self.problems = Problems()
         # The containers that are open, and the key that the next value of each belongs to.
         self.open: list[Any] = []
         self.keys: list[str | None] = []
@@ -175,7 +175,7 @@ class _YamlReader:
     def __init__(self, source: str) -> None:
         self.source = source
         self.lines: Lines = {}
-        self.problems: list[Problem] = []
+        self.problems = Problems()
         # Each anchor's value, and how many nodes it stands for; None while it is being read.
         self.anchors: dict[str, tuple[Any, int] | None] = {}
         self.expanded = 0
@@ -188,7 +188,10 @@ class _YamlReader:
         except yaml.MarkedYAMLError as error:
             mark = error.problem_mark or error.context_mark
             line = mark.line + 1 if mark else None
-            raise self._refused(f"not YAML: {error.problem or error.context}", line) from None
+            said = str(error.problem or error.context)
+            if "alphabetic or numeric" in said or "cannot start any token" in said:
+                said += "; put texts that begin with a special character, as `*`, in quotes"
+            raise self._refused(f"not YAML: {said}", line) from None
         except yaml.reader.ReaderError as error:
             raise self._refused(*self._unreadable(error)) from None
         except yaml.YAMLError as error:

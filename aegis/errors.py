@@ -24,6 +24,7 @@ backticks. No secret ever enters a message.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from difflib import get_close_matches
 
@@ -44,6 +45,7 @@ __all__ = [
     "PolicyError",
     "PreconditionFailed",
     "Problem",
+    "Problems",
     "RequestError",
     "StoreError",
     "Unauthorized",
@@ -178,6 +180,29 @@ class NotReady(RequestError):
     status = 503
 
 
+class Problems(list[Problem]):
+    """Problems as they are found. Past a thousand they are only counted: nobody reads on."""
+
+    MOST = 1_000
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.left_out = 0
+
+    def append(self, problem: Problem) -> None:
+        """Take one more."""
+        if len(self) < self.MOST:
+            super().append(problem)
+        else:
+            self.left_out += 1
+
+    def all(self) -> list[Problem]:
+        """What was found, in the order of the text, and how much was left out."""
+        found = sorted(self, key=lambda problem: problem.line or 0)
+        more = [Problem(f"and {self.left_out} more problems")] if self.left_out else []
+        return [*found, *more]
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """The hint behind an unknown word: `; did you mean ...`, or else what is known.
 
@@ -194,12 +219,17 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
 
 def shown(value: object) -> str:
     """A value as a message shows it: in backticks, on one line, not endless."""
-    text = value if isinstance(value, str) else repr(value)
-    if isinstance(value, bool):
-        text = text.lower()
+    text = value if isinstance(value, str) else _json(value)
     if not text.isprintable():
         text = text.encode("unicode_escape", "backslashreplace").decode()
     return f"`{text[:_LONGEST_SHOWN]}…`" if len(text) > _LONGEST_SHOWN else f"`{text}`"
+
+
+def _json(value: object) -> str:
+    try:
+        return json.dumps(value, ensure_ascii=False)
+    except (TypeError, ValueError, RecursionError):
+        return repr(value)
 
 
 def named(value: object) -> str:

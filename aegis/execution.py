@@ -187,11 +187,11 @@ class Enforcer:
         await asyncio.wait(ends, timeout=self._timeout_s, return_when=asyncio.FIRST_COMPLETED)
         if task.done() and not task.cancelled():
             return task.result()
+        said = "was interrupted"
+        if not (self._is_stopping or task.cancelled()):
+            said = f"did not end within {self._timeout_s:g} s"
         # It is told to end, but not waited for: it may not listen.
         task.cancel()
-        said = "was interrupted"
-        if not self._is_stopping:
-            said = f"did not end within {self._timeout_s:g} s"
         said = f"{said}; whether it took effect is unknown"
         return Result(action, ResultStatus.INTERRUPTED, error=said)
 
@@ -256,7 +256,7 @@ def result_json(result: Result) -> bytes:
 
 def _params_json(action: Action) -> str:
     """An action's parameters as they are recorded."""
-    return redacted_json(dumps_foreign(dict(action.params)) or b"{}").decode()
+    return redacted_json(dumps_foreign(dict(action.params)) or b'"[UNWRITABLE]"').decode()
 
 
 def _blocked(action: Action, decision: Decision) -> Result:

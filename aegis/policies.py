@@ -25,7 +25,7 @@ from aegis.documents import (
     is_number_of_json,
     read_document,
 )
-from aegis.errors import PolicyError, Problem, did_you_mean, named, shown
+from aegis.errors import PolicyError, Problem, Problems, did_you_mean, named, shown
 from aegis_core import (
     Action,
     Approval,
@@ -111,7 +111,9 @@ class Policy(aegis_core.Policy):
         Raises:
             TypeError: The action's type, target or agent is not text.
         """
-        decision = self.engine.evaluate(action.type, action.target, action.agent_id, action.params)
+        decision = self.engine.evaluate(
+            action.type, action.target, action.agent_id or "", action.params
+        )
         return PolicyDecision(
             action, decision.risk_level, decision.approval, decision.matched_rule, decision.error
         )
@@ -120,7 +122,7 @@ class Policy(aegis_core.Policy):
         """Decide about several actions at one moment, in their order."""
         asked = list(actions)
         decisions = self.engine.evaluate_many(
-            [(action.type, action.target, action.agent_id, action.params) for action in asked]
+            [(action.type, action.target, action.agent_id or "", action.params) for action in asked]
         )
         return [
             PolicyDecision(
@@ -195,7 +197,7 @@ def load_text(text: str | bytes) -> LoadedPolicy:
     document = read_document(source)
     checker = _Checker(document.lines, document.problems)
     policy = _made(Policy, checker.document(document.value))
-    return LoadedPolicy(policy, source, tuple(checker.warnings))
+    return LoadedPolicy(policy, source, tuple(checker.warnings.all()))
 
 
 def load_document(document: object) -> LoadedPolicy:
@@ -206,7 +208,7 @@ def load_document(document: object) -> LoadedPolicy:
     """
     checker = _Checker({})
     policy = _made(Policy, checker.document(document))
-    return LoadedPolicy(policy, policy.source, tuple(checker.warnings))
+    return LoadedPolicy(policy, policy.source, tuple(checker.warnings.all()))
 
 
 def _decoded(text: str | bytes) -> str:
@@ -221,12 +223,13 @@ def _decoded(text: str | bytes) -> str:
 
 
 def _as_document(policy: aegis_core.Policy) -> dict[str, Any]:
+    rules: Any = policy.rules
     return {
         "defaults": {
             "risk_level": _written(policy.default_risk_level),
             "approval": _written(policy.default_approval),
         },
-        "rules": [_written(rule) for rule in policy.rules],
+        "rules": [_written(rule) for rule in rules] if isinstance(rules, list | tuple) else rules,
     }
 
 
@@ -259,10 +262,10 @@ def _written(value: object) -> object:
 class _Checker:
     """Checks a document and builds the policy; collects every problem on the way."""
 
-    def __init__(self, lines: Lines, problems: Iterable[Problem] = ()) -> None:
+    def __init__(self, lines: Lines, problems: Problems | None = None) -> None:
         self.lines = lines
-        self.problems = list(problems)
-        self.warnings: list[Problem] = []
+        self.problems = Problems() if problems is None else problems
+        self.warnings = Problems()
         self.rule: str | None = None  # the rule that is being read, for messages
 
     def document(self, document: object) -> aegis_core.Policy:
@@ -277,12 +280,13 @@ class _Checker:
             if top is not None:
                 policy = self._policy(top)
         if self.problems:
-            raise PolicyError(sorted(self.problems, key=lambda problem: problem.line or 0))
+            raise PolicyError(self.problems.all())
         self._warn(policy.rules, document)
         return policy
 
     def _policy(self, top: Mapping[str, Any]) -> aegis_core.Policy:
-        if "version" in top and (top["version"] not in ("1", 1) or top["version"] is True):
+        version = top.get("version", "1")
+        if version != "1" and (type(version) is not int or version != 1):
             self._problem(
                 f'version {shown(top["version"])} is unknown; write `"1"`',
                 top,
@@ -299,7 +303,7 @@ class _Checker:
                 approval = self._approval(defaults, "defaults.approval", approval)
         rules = top.get("rules")
         if rules is None:
-            rules = []
+            rules = []  # an empty `rules:` is fine
         elif not isinstance(rules, list | tuple):
             self._problem(f"must be a list of rules, not {named(rules)}", top, "rules", "rules")
             rules = []

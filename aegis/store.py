@@ -205,6 +205,19 @@ class Store:
             said.is_permanent = isinstance(error, _PERMANENT)
             raise said from error
 
+    def is_in_place(self) -> bool:
+        """Whether the file that is open is still the one that its path names."""
+        return self._inode is None or self._file_id() == self._inode
+
+    def probe(self) -> None:
+        """See that the database could be written now.
+
+        Raises:
+            StoreError: It could not.
+        """
+        with self.transaction():
+            pass
+
     @contextmanager
     def turn(self) -> Iterator[None]:
         """Be the only one who writes, of all threads and processes.
@@ -213,7 +226,7 @@ class Store:
             StoreError: The database was replaced or removed.
         """
         with self._write_lock, self._said(f"cannot write {shown(self.path)}"):
-            if self._inode is not None and self._file_id() != self._inode:
+            if not self.is_in_place():
                 raise StoreError(f"{shown(self.path)} was replaced or removed; restart the server")
             if self._lock_file >= 0:
                 self._take_lock()

@@ -7,6 +7,9 @@ from dataclasses import dataclass
 
 __all__ = ["AegisError", "PolicyError", "Problem"]
 
+MOST_IN_A_TEXT = 10
+"""How many problems an error's text names; all of them are in its `problems`."""
+
 
 @dataclass(frozen=True, slots=True)
 class Problem:
@@ -61,4 +64,7 @@ class PolicyError(AegisError, ValueError):
 
     def __init__(self, problems: Iterable[Problem]) -> None:
         self.problems = tuple(problems)
-        super().__init__("; ".join(str(problem) for problem in self.problems))
+        said = [str(problem) for problem in self.problems[:MOST_IN_A_TEXT]]
+        if len(self.problems) > MOST_IN_A_TEXT:
+            said.append(f"and {len(self.problems) - MOST_IN_A_TEXT} more")
+        super().__init__("; ".join(said))

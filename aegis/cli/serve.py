@@ -26,7 +26,8 @@ def _option(*names: str, **attributes: Any) -> Callable[[Any], Any]:
     )
 
 
-_POSITIVE = click.FloatRange(min=0, min_open=True)
+_MOST_NESTING = 200  # deeper values could not be written again
+_POSITIVE = click.FloatRange(min=0, min_open=True, max=86_400)  # which also leaves out `nan`
 
 
 @click.command()
@@ -41,7 +42,7 @@ _POSITIVE = click.FloatRange(min=0, min_open=True)
 @_option("--allowed-hosts", multiple=True, help="Further Host names, without keys; by commas.")
 @_option("--max-body-bytes", type=click.IntRange(1), default=_DEFAULTS.largest_body_bytes)
 @_option("--max-batch", type=click.IntRange(1), default=_DEFAULTS.largest_batch)
-@_option("--max-nesting", type=click.IntRange(2, 512), default=_DEFAULTS.deepest_nesting)
+@_option("--max-nesting", type=click.IntRange(2, _MOST_NESTING), default=_DEFAULTS.deepest_nesting)
 @_option("--body-timeout", type=_POSITIVE, default=_DEFAULTS.body_timeout_s, help="Seconds.")
 @_option("--execute-timeout", type=_POSITIVE, default=_DEFAULTS.execute_timeout_s, help="Seconds.")
 @_option("--audit-timeout", type=_POSITIVE, default=_DEFAULTS.audit_timeout_s, help="Seconds.")

@@ -12,7 +12,7 @@ from aegis import __version__, codec
 from aegis.audit import AuditFilter, AuditLog, ResultStatus
 from aegis.config import Settings
 from aegis.decisions import Snapshot
-from aegis.errors import InvalidQuery, NotReady, did_you_mean, shown
+from aegis.errors import InvalidQuery, NotReady, StoreError, did_you_mean, shown
 from aegis.execution import Enforcer, result_json
 from aegis.server.app import Answer, Headers
 from aegis_core import RiskLevel
@@ -62,12 +62,13 @@ class Api:
         """`GET /health/live`: the process answers."""
         return 200, (), b'{"status":"ok"}'
 
-    def ready(self, _body: bytes, _headers: Headers, _query: bytes) -> Answer:
+    async def ready(self, _body: bytes, _headers: Headers, _query: bytes) -> Answer:
         """`GET /health/ready`: decisions can be made and recorded."""
-        failure = self._audit().failure
-        if failure is not None:
-            raise NotReady(f"the audit cannot be written: {failure}")
         self._enforcer()
+        try:
+            await self._audit().probe()
+        except StoreError as error:
+            raise NotReady(str(error)) from error
         self._snapshot()
         return 200, (), b'{"status":"ok"}'
 
@@ -138,7 +139,9 @@ def read_filter(query: bytes) -> AuditFilter:
             query.decode("ascii"), keep_blank_values=True, errors="strict", max_num_fields=64
         )
     except ValueError:
-        raise InvalidQuery("the query string is not UTF-8 in percent encoding") from None
+        raise InvalidQuery(
+            "the query string is not UTF-8 in percent encoding, or has over 64 parameters"
+        ) from None
     wanted: dict[str, Any] = {}
     for name, value in pairs:
         if name not in _PARAMETERS:
@@ -159,7 +162,7 @@ def _text(_: str, value: str) -> str:
 
 def _risk_level(name: str, value: str) -> RiskLevel:
     try:
-        return RiskLevel[value.upper()]
+        return RiskLevel[value.upper() if value.isascii() else ""]
     except KeyError:
         levels = ", ".join(level.name for level in RiskLevel)
         raise InvalidQuery(f"`{name}` {shown(value)} does not exist; use one of {levels}") from None

@@ -221,6 +221,8 @@ class App:
                 if headers.get(b"content-type") != b"application/json":
                     _check_media_type(route, headers)
                 declared = _declared_size(headers.get(b"content-length"), largest)
+                if b"transfer-encoding" in headers:
+                    declared = -1  # RFC 9112 section 6.3: it overrides the length
                 task = current_task(self._loop) or self._begin()
                 self._deadlines.waiting[task] = self._deadlines.tick
                 try:
@@ -251,9 +253,8 @@ class App:
             defect = AegisError("a defect of the server; its log has this request's id")
             status, more, content = _refusal(defect)
         if type(content) is not bytes or method == "HEAD":
-            await _send_other(
-                send, status, [JSON, (_REQUEST_ID, request_id), *more], content, method
-            )
+            headers_out = [JSON, (_REQUEST_ID, request_id), *more]
+            await _send_other(receive, send, status, headers_out, content, method)
             return
         headers_out = [JSON, (_REQUEST_ID, request_id), (_LENGTH, b"%d" % len(content)), *more]
         await send({"type": "http.response.start", "status": status, "headers": headers_out})
@@ -328,6 +329,7 @@ class App:
 
 
 async def _send_other(
+    receive: Receive,
     send: Send,
     status: int,
     headers: list[Header],
@@ -339,9 +341,20 @@ async def _send_other(
         headers.append((_LENGTH, b"%d" % len(content)))
     await send({"type": "http.response.start", "status": status, "headers": headers})
     if method != "HEAD" and not isinstance(content, bytes):
-        async for part in content:
-            await send({"type": "http.response.body", "body": part, "more_body": True})
+        gone = asyncio.create_task(_hung_up(receive))
+        try:
+            async for part in content:
+                if gone.done():
+                    return
+                await send({"type": "http.response.body", "body": part, "more_body": True})
+        finally:
+            gone.cancel()
     await send({"type": "http.response.body", "body": b""})
+
+
+async def _hung_up(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
 
 
 def _declared_size(declared: bytes | None, largest: int) -> int:

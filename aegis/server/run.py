@@ -102,6 +102,9 @@ def serve(
             f"{shown(host)} can be reached by other machines and no key is set; set AEGIS_API_KEY,"
             " or give --allow-unauthenticated"
         )
+    in_memory = settings.audit_db == ":memory:"
+    if in_memory and workers > 1:
+        raise ConfigError("several workers cannot share `:memory:`; give --audit-db a file")
     address = _free_address(host, port)
     snapshot = _prepare(settings, file, reset=reset_policy)
     text = _announcement(address, policy_path, file, snapshot, settings, executor, workers)
@@ -128,7 +131,14 @@ def serve(
     )
     server.when_stopping = lambda: os.close(stop)
     inherited = _Inherited(
-        settings, executor, uuid.uuid4().hex, failure, os.getpid(), stopping, stop
+        settings,
+        file if in_memory else None,
+        executor,
+        uuid.uuid4().hex,
+        failure,
+        os.getpid(),
+        stopping,
+        stop,
     )
     loader = _loader(inherited, lambda: announce(text))
     try:
@@ -258,6 +268,7 @@ class _Inherited:
     """What workers have from their parent.
 
     Attributes:
+        file: The policy file, where no database holds the policy in force.
         failure: Memory for the reason why a worker cannot start.
         parent: The parent's process.
         stopping: A pipe that ends when the parent stops, or is gone.
@@ -265,6 +276,7 @@ class _Inherited:
     """
 
     settings: Settings
+    file: LoadedPolicy | None
     executor: str | None
     session_id: str
     failure: mmap.mmap
@@ -288,7 +300,10 @@ def _loader(inherited: _Inherited, ready: Callable[[], None]) -> Callable[[], Ap
         try:
             executor = None if inherited.executor is None else load_executor(inherited.executor)
             app = build_app(
-                inherited.settings, file=None, executor=executor, session_id=inherited.session_id
+                inherited.settings,
+                file=inherited.file,
+                executor=executor,
+                session_id=inherited.session_id,
             )
             loop.run_until_complete(app.open())
         except AegisError as error:

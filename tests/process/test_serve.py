@@ -206,6 +206,7 @@ def test_database_in_memory_serves_one_worker_and_leaves_no_file(tmp_path: Path)
     with Server(tmp_path, "--audit-db", ":memory:") as server:
         assert server.ask("POST", EXECUTE, READ).status == 200
         assert len(server.audit()) == 1
+        assert server.rule_for("read") == "reads"
         assert server.put_rule("kept_in_memory") > 0
         assert server.rule_for("read") == "kept_in_memory"
     assert not [path for path in tmp_path.iterdir() if ".db" in path.name or "memory" in path.name]

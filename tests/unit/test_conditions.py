@@ -510,3 +510,10 @@ def test_every_value_equals_itself(value: Any) -> None:
 def test_condition_compares_as_json_equal_does(wanted: Any, value: Any) -> None:
     expected = value is not None and json_equal(value, wanted)
     assert said({"param_eq": {"p": wanted}}, {"p": value}) is expected
+
+
+def test_number_that_may_not_be_what_was_sent_is_not_searched() -> None:
+    held = compile_conditions({"param_matches": {"id": "^1"}})
+    assert held is not None
+    assert held({"id": 1.2345678901234568e20}, 0) not in (True, False)
+    assert held({"id": 12345678901234567}, 0) is True

@@ -751,7 +751,7 @@ def test_undecidable_action_is_blocked_with_the_reason() -> None:
     assert "param_gt.n" in str(decision.error)
 
 
-@pytest.mark.parametrize("field", ["type", "target", "agent_id"])
+@pytest.mark.parametrize("field", ["type", "target"])
 def test_action_whose_text_is_none_is_a_type_error(field: str) -> None:
     values: dict[str, Any] = {"type": "a", field: None}
     with pytest.raises(TypeError):
@@ -763,3 +763,64 @@ def test_decision_equals_the_reference() -> None:
     for text in ("ab", "d", "a", "c\n"):
         expected = reference.evaluate(loaded, text, condition=lambda _: None, now=0.0)
         assert loaded.evaluate(Action(text)).matched_rule == expected.matched_rule
+
+
+def test_action_without_an_agent_has_the_empty_one() -> None:
+    policy = Policy((PolicyRule(match_agent="", approval=Approval.AUTO),))
+    nobody: Any = None
+    assert policy.evaluate(Action("a", agent_id=nobody)).is_allowed
+    assert policy.evaluate_many([Action("a", agent_id=nobody)])[0].is_allowed
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "rules: [{match: {type: " + "a" * 1_000_000 + "}}]",
+        "rules:\n"
+        + "".join(
+            f"- match: {{type: {'a' * n}*, target: {'b' * n}*, agent: {'c' * n}*}}\n"
+            for n in range(1, 300)
+        ),
+    ],
+    ids=["a long pattern", "nested in every field"],
+)
+def test_looking_for_covered_rules_is_bounded(text: str) -> None:
+    begun = time.process_time()
+    load_text(text)
+    assert time.process_time() - begun < 5
+
+
+def test_past_a_thousand_problems_are_counted() -> None:
+    problems = problems_of("rules: [" + "1," * 5_000 + "1]")
+    assert len(problems) == 1_001
+    assert problems[-1].message == "and 4001 more problems"
+
+
+def test_text_of_an_error_names_the_first_problems_only() -> None:
+    with pytest.raises(PolicyError) as refused:
+        load_text("rules: [" + "1," * 500 + "1]")
+    assert str(refused.value).endswith("and 491 more")
+
+
+@pytest.mark.parametrize(
+    ("conditions", "said"),
+    [
+        ("{param_gt: {}}", "without a parameter, which always holds"),
+        ("{timezone: UTC}", "neither a time nor weekdays"),
+        ("{weekdays: []}", "never matches"),
+    ],
+)
+def test_half_written_condition_is_warned_about(conditions: str, said: str) -> None:
+    ((_, message),) = warned(f"conditions: {conditions}")
+    assert said in message
+
+
+def test_pattern_without_its_quotes_is_explained() -> None:
+    (problem,) = problems_of("rules: [{match: {type: *}}]")
+    assert "in quotes" in problem.message
+
+
+@pytest.mark.parametrize("version", ["1.0", "2", "true", "null", "", '"1.0"', "[1]"])
+def test_any_version_but_one_is_refused(version: str) -> None:
+    (problem,) = problems_of(f"version: {version}")
+    assert problem.key == "version"
