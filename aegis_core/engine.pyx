@@ -52,6 +52,7 @@ cdef enum Step:
 cdef enum:
     FIELDS = 3          # action type, target, agent
     TRIES = 6           # a forward and a reversed one for each field
+    FIXED_BYTES = 1024
     ON_STACK = 64       # conditional candidates that need no allocation
 
 
@@ -153,30 +154,38 @@ cdef int compare(const void *left, const void *right) noexcept nogil:
     return (<const int32_t *>left)[0] - (<const int32_t *>right)[0]
 
 
+@cython.final
+@cython.freelist(4)
 cdef class _Buffer:
     # Bytes that grow while JSON is written into them.
 
     cdef:
+        char fixed[FIXED_BYTES]     # room for most single answers
         char *data
         Py_ssize_t size, capacity
 
     def __cinit__(self):
-        self.capacity = 256
-        self.data = <char *>PyMem_Malloc(self.capacity)
-        if self.data == NULL:
-            raise MemoryError
+        self.capacity = FIXED_BYTES
+        self.data = self.fixed
 
     def __dealloc__(self):
-        PyMem_Free(self.data)
+        if self.data != self.fixed:
+            PyMem_Free(self.data)
 
     cdef int reserve(self, Py_ssize_t more) except -1:
-        cdef char *data
-        if self.size + more > self.capacity:
-            data = <char *>PyMem_Realloc(self.data, 2 * (self.size + more))
-            if data == NULL:
-                raise MemoryError
-            self.data = data
-            self.capacity = 2 * (self.size + more)
+        if self.size + more <= self.capacity:
+            return 0
+        return self.grow(2 * (self.size + more))
+
+    cdef int grow(self, Py_ssize_t capacity) except -1:
+        cdef char *old = NULL if self.data == self.fixed else self.data
+        cdef char *data = <char *>PyMem_Realloc(old, capacity)
+        if data == NULL:
+            raise MemoryError
+        if old == NULL:
+            memcpy(data, self.fixed, self.size)
+        self.data = data
+        self.capacity = capacity
         return 0
 
     cdef int raw(self, const char *data, Py_ssize_t size) except -1:

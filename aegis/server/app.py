@@ -157,6 +157,9 @@ class _Deadlines:
         loop.call_later(self.timeout_s / self._TICKS, self._next, loop)
 
 
+_LENGTHS: list[Header] = [(_LENGTH, b"%d" % length) for length in range(1024)]
+
+
 class App:
     """An ASGI application.
 
@@ -180,8 +183,8 @@ class App:
         self._lifecycle = lifecycle
         self._deadlines = _Deadlines(body_timeout_s)
         self._loop: Any = object()  # where requests are served: nowhere so far
-        self._request_prefix = os.urandom(6).hex().encode() + b"-"
-        self._request_numbers = itertools.count(1)
+        prefix = os.urandom(6).hex().encode()
+        self._request_ids = map((prefix + b"-%x").__mod__, itertools.count(1))
         for (method, path), route in routes.items():
             if method == "GET":
                 self._routes.setdefault(("HEAD", path), route)
@@ -210,7 +213,7 @@ class App:
         headers = dict(scope["headers"])
         request_id = headers.get(b"x-request-id")
         if request_id is None or _SANE_REQUEST_ID.fullmatch(request_id) is None:
-            request_id = b"%b%x" % (self._request_prefix, next(self._request_numbers))
+            request_id = next(self._request_ids)
         method = scope["method"]
         try:
             route = self._routes.get((method, scope["path"])) or self._route(scope)
@@ -220,9 +223,8 @@ class App:
             if largest:
                 if headers.get(b"content-type") != b"application/json":
                     _check_media_type(route, headers)
-                declared = _declared_size(headers.get(b"content-length"), largest)
-                if b"transfer-encoding" in headers:
-                    declared = -1  # RFC 9112 section 6.3: it overrides the length
+                length = headers.get(b"content-length")
+                declared = -1 if length is None else _declared_size(length, largest)
                 task = current_task(self._loop) or self._begin()
                 self._deadlines.waiting[task] = self._deadlines.tick
                 try:
@@ -231,8 +233,11 @@ class App:
                         raise _broken_off()
                     body = message.get("body", b"")
                     # granian says that more comes even where the whole body is here, and asking
-                    # for the rest would cost as much again: the declared length settles it.
-                    if len(body) != declared and message.get("more_body", False):
+                    # for the rest would cost as much again: the declared length settles it
+                    # unless the body is chunked (RFC 9112 section 6.3).
+                    if message.get("more_body", False) and (
+                        len(body) != declared or b"transfer-encoding" in headers
+                    ):
                         body = await _rest(body, receive, largest)
                 except asyncio.CancelledError:
                     if not self._deadlines.has_passed(task):
@@ -256,7 +261,9 @@ class App:
             headers_out = [JSON, (_REQUEST_ID, request_id), *more]
             await _send_other(receive, send, status, headers_out, content, method)
             return
-        headers_out = [JSON, (_REQUEST_ID, request_id), (_LENGTH, b"%d" % len(content)), *more]
+        size = len(content)
+        length_out = _LENGTHS[size] if size < len(_LENGTHS) else (_LENGTH, b"%d" % size)
+        headers_out = [JSON, (_REQUEST_ID, request_id), length_out, *more]
         await send({"type": "http.response.start", "status": status, "headers": headers_out})
         await send({"type": "http.response.body", "body": content})
 
@@ -357,10 +364,8 @@ async def _hung_up(receive: Receive) -> None:
         pass
 
 
-def _declared_size(declared: bytes | None, largest: int) -> int:
-    """The size that a body is declared to have; -1 where nothing is declared."""
-    if declared is None:
-        return -1
+def _declared_size(declared: bytes, largest: int) -> int:
+    """The size that a body is declared to have, within its limit."""
     if not declared.isdigit():
         raise InvalidBody(f"content-length {shown(declared.decode('latin-1'))} is no number")
     # A number of 20 digits is too large whatever they are.
