@@ -2,6 +2,7 @@
 #
 #   make serve    build, and run the server; ARGS="--port 9000" passes options on
 #   make test     run all tests; ARGS="-m 'not slow'" or ARGS=tests/unit narrows them
+#   make nightly  the property tests at length: 100,000 pairs, 10,000 examples each
 #   make check    the static checks; `make --keep-going check` tells all that is wrong at once
 #   make format   put the code into the form that `make check` wants
 #   make bench    the benchmarks; the one over HTTP needs wrk
@@ -21,13 +22,16 @@ PYTHON_CODE := aegis aegis_core tests benchmarks setup.py
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
 .DELETE_ON_ERROR:
-.PHONY: serve test check check-style check-types check-imports format bench clean
+.PHONY: serve test nightly check check-style check-types check-imports format bench clean
 
 serve: $(VENV)/installed
 	aegis serve policy.yaml $(ARGS)
 
 test: $(VENV)/installed $(VENV)/test-tools
 	python -m pytest $(ARGS)
+
+nightly: $(VENV)/installed $(VENV)/test-tools
+	AEGIS_PAIRS=100000 HYPOTHESIS_PROFILE=nightly python -m pytest tests/property --timeout 0 $(ARGS)
 
 check: check-style check-types check-imports
 
