@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -27,7 +28,21 @@ def _option(*names: str, **attributes: Any) -> Callable[[Any], Any]:
 
 
 _MOST_NESTING = 200  # deeper values could not be written again
-_POSITIVE = click.FloatRange(min=0, min_open=True, max=86_400)  # which also leaves out `nan`
+
+
+class _Seconds(click.FloatRange):
+    name = "seconds"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        seconds = float(super().convert(value, param, ctx))
+        if math.isnan(seconds):  # it is neither below nor above any limit
+            self.fail(f"{value} is not a number of seconds", param, ctx)
+        return seconds
+
+
+_POSITIVE = _Seconds(min=0, min_open=True, max=86_400)
 
 
 @click.command()

@@ -170,3 +170,13 @@ def test_validate_makes_no_files(folder: Path) -> None:
     before = set(folder.iterdir())
     invoke("validate", "good.yaml")
     assert set(folder.iterdir()) == before
+
+
+@pytest.mark.parametrize("option", ["--body-timeout", "--execute-timeout", "--audit-timeout"])
+@pytest.mark.parametrize("value", ["nan", "inf", "0", "-1", "soon"])
+def test_timeout_that_is_no_time_is_refused(tmp_path: Path, option: str, value: str) -> None:
+    policy = tmp_path / "policy.yaml"
+    policy.write_text("rules: []")
+    ended = CliRunner().invoke(main, ["serve", str(policy), option, value])
+    assert ended.exit_code == 2
+    assert option in ended.output
