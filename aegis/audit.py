@@ -57,6 +57,7 @@ class AuditRecord:
         timestamp_us: Microseconds since the epoch.
         action_params: JSON, redacted.
         result_data: JSON, redacted; None where there is none.
+        key_name: Whose key asked for it; None where there are no keys.
     """
 
     timestamp_us: int
@@ -77,6 +78,7 @@ class AuditRecord:
     chain_id: str | None
     chain_depth: int
     policy_version: int
+    key_name: str | None = None
 
     def words(self) -> tuple[str | None, ...]:
         """The texts that are stored as words."""
@@ -88,6 +90,7 @@ class AuditRecord:
             self.agent_id,
             self.parent_agent_id,
             self.chain_id,
+            self.key_name,
         )
 
     def row(self, words: dict[str | None, int | None]) -> tuple[str | int | None, ...]:
@@ -111,19 +114,21 @@ class AuditRecord:
             words[self.chain_id],
             self.chain_depth,
             self.policy_version,
+            words[self.key_name],
         )
 
 
 _COLUMNS = (
     "record (timestamp_us, session, action_type, action_target, action_params, action_desc,"
     " risk_level, approval, matched_rule, human_decision, result_status, result_data, result_error,"
-    " agent, parent_agent, chain, chain_depth, policy_version)"
+    " agent, parent_agent, chain, chain_depth, policy_version, key_name)"
 )
 
 _SELECT = """
 SELECT r.id, session.text, r.timestamp_us, type.text, r.action_target, r.action_params,
     r.action_desc, r.risk_level, r.approval, rule.text, human.text, r.result_status, r.result_data,
-    r.result_error, agent.text, parent.text, chain.text, r.chain_depth, r.policy_version
+    r.result_error, agent.text, parent.text, chain.text, r.chain_depth, r.policy_version,
+    key_name.text
 FROM record AS r
     JOIN word AS session ON session.id = r.session
     JOIN word AS type ON type.id = r.action_type
@@ -132,12 +137,14 @@ FROM record AS r
     LEFT JOIN word AS agent ON agent.id = r.agent
     LEFT JOIN word AS parent ON parent.id = r.parent_agent
     LEFT JOIN word AS chain ON chain.id = r.chain
+    LEFT JOIN word AS key_name ON key_name.id = r.key_name
 """
 
 _MEMBERS = (
     "id", "session_id", "timestamp", "action_type", "action_target", "action_params", "action_desc",
     "risk_level", "approval", "matched_rule", "human_decision", "result_status", "result_data",
     "result_error", "agent_id", "parent_agent_id", "chain_id", "chain_depth", "policy_version",
+    "key_name",
 )  # fmt: skip
 
 

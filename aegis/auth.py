@@ -1,29 +1,27 @@
-"""Who may call: keys and their roles, or, without keys, whoever is on this machine."""
+"""Who may call: keys and what they may do, or, without keys, whoever is on this machine."""
 
 from __future__ import annotations
 
-import hashlib
-import hmac
+import time
 from collections.abc import Mapping
-from enum import IntEnum
 from typing import Any
 from urllib.parse import urlsplit
 
 from aegis.config import Settings, host_of, is_loopback
 from aegis.errors import ConfigError, Forbidden, Unauthorized, shown
+from aegis.keys import Key, KeyRing, Permission
 
-__all__ = ["Gate", "Role"]
+__all__ = ["Gate"]
 
 _MOST_HOSTS_REMEMBERED = 256
 _STANDARD_PORTS = {"http": "80", "https": "443"}
-
-
-class Role(IntEnum):
-    """What a route asks of its caller; each includes those before it."""
-
-    ANYONE = 0
-    USER = 1
-    ADMIN = 2
+_CHALLENGE = ((b"www-authenticate", b"Bearer"),)
+_DOINGS = {
+    Permission.DESCRIBE: "ask for this",
+    Permission.DECIDE: "evaluate or execute actions",
+    Permission.READ: "read the audit and the policy",
+    Permission.CHANGE_POLICY: "change the policy",
+}
 
 
 class Gate:
@@ -32,47 +30,48 @@ class Gate:
     Invariant: keys are only ever compared as digests, in constant time.
 
     Args:
-        settings: The keys, and which hosts are ours.
+        settings: Which hosts are ours, and whether callers need keys.
+        keys: The keys.
 
     Attributes:
-        admit: Lets a request pass, given what its route asks for, its headers (names in lower
-            case) and the caller's address and port (None where the server knows none). Raises
-            Unauthorized where it has no key or an unknown one; Forbidden where its key may not do
-            this or, without keys, it does not come from here.
+        admit: Lets a request pass, given the permission that its route asks for (None: no key is
+            needed), its headers (names in lower case, values of repeated ones joined) and the
+            caller's address and port (None where the server knows none). Returns the caller's key;
+            None where it needs none. Raises Unauthorized where it has no key or not a good one;
+            Forbidden where its key may not do this or, without keys, it does not come from here.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, keys: KeyRing) -> None:
         self.admit = self._admit_local if settings.is_keyless else self._admit_key
+        self._find_key = keys.find
         self._allows_remote = settings.allow_unauthenticated
         self._hosts = frozenset(host.lower() for host in settings.allowed_hosts)
         self._known_hosts: set[bytes] = set()
-        self._keys: list[tuple[bytes, Role]] = []
-        if settings.api_key is not None:
-            role = Role.ADMIN if settings.admin_key is None else Role.USER
-            self._keys.append((_digest(_bytes(settings.api_key)), role))
-        if settings.admin_key is not None:
-            self._keys.append((_digest(_bytes(settings.admin_key)), Role.ADMIN))
 
-    def _admit_key(self, needed: Role, headers: Mapping[bytes, bytes], _client: Any) -> None:
-        if needed is Role.ANYONE:
-            return
-        presented = headers.get(b"x-api-key", b"")
-        if not presented:
-            scheme, _, presented = headers.get(b"authorization", b"").partition(b" ")
-            if scheme.lower() != b"bearer":
-                presented = b""
-        digest = _digest(presented.strip())
-        role = None
-        for known, of in self._keys:
-            if hmac.compare_digest(digest, known):
-                role = of if role is None else max(role, of)
-        if role is None:
-            said = "the key is unknown" if presented else "send a key as X-API-Key or Bearer token"
-            raise Unauthorized(said, headers=((b"www-authenticate", b"Bearer"),))
-        if role < needed:
-            raise Forbidden("this key may not change the policy; use the admin key")
+    def _admit_key(
+        self, needed: Permission | None, headers: Mapping[bytes, bytes], _client: Any
+    ) -> Key | None:
+        if needed is None:
+            return None
+        secret = headers.get(b"x-api-key", b"").strip()
+        authorization = headers.get(b"authorization")
+        if authorization is not None:
+            secret = _with_bearer(secret, authorization)
+        if not secret:
+            raise _unauthorized("send a key as X-API-Key or Bearer token")
+        key = self._find_key(secret)
+        if key is None:
+            raise _unauthorized("the key is unknown")
+        if key.expires_s is not None and key.is_expired(time.time()):
+            raise _unauthorized("the key has expired")
+        if needed not in key.permissions:
+            what = f"a key of the role {key.role}" if key.role is not None else "this key"
+            raise Forbidden(f"{what} may not {_DOINGS[needed]}")
+        return key
 
-    def _admit_local(self, _: Role, headers: Mapping[bytes, bytes], client: Any) -> None:
+    def _admit_local(
+        self, _: Permission | None, headers: Mapping[bytes, bytes], client: Any
+    ) -> Key | None:
         # A web page that a browser on this machine shows must not be able to drive the server: by
         # a name that it resolves to us (Host), or across origins (Origin).
         if client is not None and not self._allows_remote:
@@ -87,6 +86,7 @@ class Gate:
         origin = headers.get(b"origin")
         if origin is not None:
             self._check_origin(origin, host)
+        return None
 
     def _check_host(self, host: bytes) -> None:
         try:
@@ -129,10 +129,16 @@ def _is_remote(address: str) -> bool:
     return not is_loopback(address) and (":" in address or address.replace(".", "").isdecimal())
 
 
-def _bytes(key: str) -> bytes:
-    # An environment variable may hold any bytes; a header may as well.
-    return key.strip().encode(errors="surrogateescape")
+def _with_bearer(secret: bytes, authorization: bytes) -> bytes:
+    """The key of both headers together; schemes other than Bearer are not ours."""
+    scheme, _, token = authorization.partition(b" ")
+    if scheme.lower() != b"bearer":
+        return secret
+    token = token.strip()
+    if secret and token:
+        raise _unauthorized("two keys were sent; send one")
+    return secret or token
 
 
-def _digest(key: bytes) -> bytes:
-    return hashlib.sha256(key).digest()
+def _unauthorized(message: str) -> Unauthorized:
+    return Unauthorized(message, headers=_CHALLENGE)

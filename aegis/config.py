@@ -20,6 +20,7 @@ class Settings:
         audit_db: The database file; `:memory:` keeps nothing.
         api_key: May decide, execute and read; None: no such key.
         admin_key: May do everything; None: the API key may.
+        keys_file: Holds further keys, each with a role; None: there is none.
         allow_unauthenticated: Serve without keys on other addresses than the loopback.
         allowed_hosts: Names that a `Host` header may have besides the local ones, without keys.
         largest_body_bytes: Of a request.
@@ -36,6 +37,7 @@ class Settings:
     audit_db: str = "aegis_audit.db"
     api_key: str | None = field(default=None, repr=False)
     admin_key: str | None = field(default=None, repr=False)
+    keys_file: str | None = None
     allow_unauthenticated: bool = False
     allowed_hosts: frozenset[str] = frozenset()
     largest_body_bytes: int = 1024 * 1024
@@ -51,16 +53,20 @@ class Settings:
     @property
     def is_keyless(self) -> bool:
         """Whether anyone who reaches the server may use it."""
-        return self.api_key is None and self.admin_key is None
+        return self.api_key is None and self.admin_key is None and self.keys_file is None
 
 
-def keys_from(environment: Mapping[str, str] = os.environ) -> tuple[str | None, str | None]:
-    """The API key and the admin key of the environment.
+def keys_from(
+    environment: Mapping[str, str] = os.environ,
+) -> tuple[str | None, str | None, str | None]:
+    """The API key, the admin key and the keys file of the environment.
 
     Raises:
         ConfigError: One is set, but blank: that is a mistake, not "no key".
     """
-    return _key(environment, "AEGIS_API_KEY"), _key(environment, "AEGIS_ADMIN_KEY")
+    names = ("AEGIS_API_KEY", "AEGIS_ADMIN_KEY", "AEGIS_KEYS")
+    api_key, admin_key, keys_file = (_key(environment, name) for name in names)
+    return api_key, admin_key, keys_file
 
 
 def _key(environment: Mapping[str, str], name: str) -> str | None:

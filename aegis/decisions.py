@@ -61,6 +61,7 @@ class Snapshot:
                 "version": self.version,
                 "sha256": self.stored.sha256,
                 "origin": self.stored.origin,
+                "key_name": self.stored.key_name,
                 "source": self.stored.source,
             }
         )

@@ -1,6 +1,7 @@
 """Documents: YAML or JSON to plain values, and the line of each. The only YAML.
 
-Only what a policy needs of YAML is taken; of JSON, all of it is, and means what JSON means by it.
+Only what policies and keys need of YAML is taken; of JSON, all of it is, and means what JSON means
+by it.
 """
 
 from __future__ import annotations
@@ -218,7 +219,7 @@ class _YamlReader:
         self.loader.get_event()  # its end
         event = self.loader.get_event()
         if not isinstance(event, yaml.StreamEndEvent):
-            self._problem("a second document; a policy is one document", event)
+            self._problem("a second document; only one is taken", event)
         return document
 
     def _problem(self, message: str, event: Any) -> None:
@@ -231,7 +232,7 @@ class _YamlReader:
         if event.anchor is not None:
             self.anchors[event.anchor] = None
         if event.tag is not None:
-            self._problem(f"tag {shown(event.tag)}; a policy has no tags", event)
+            self._problem(f"tag {shown(event.tag)}; tags are not taken", event)
         if isinstance(event, yaml.ScalarEvent):
             value, size = self._scalar(event), 1
         elif depth >= DEEPEST_NESTING:

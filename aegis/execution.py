@@ -72,6 +72,14 @@ class NoOpExecutor(Executor):
         return Result(action, ResultStatus.SUCCESS, {"executed": True})
 
 
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """What the records of one request have in common."""
+
+    policy_version: int
+    key_name: str | None
+
+
 class Enforcer:
     """Runs actions and records each of them.
 
@@ -103,12 +111,15 @@ class Enforcer:
         self._stop = asyncio.get_running_loop().create_future()
         await _called(self._executor, "setup")
 
-    async def run(self, actions: list[Action], snapshot: Snapshot) -> list[Result]:
+    async def run(
+        self, actions: list[Action], snapshot: Snapshot, key_name: str | None = None
+    ) -> list[Result]:
         """Decide, approve, execute and record actions, one after the other.
 
         Args:
             actions: What is to be done.
             snapshot: The policy to decide by.
+            key_name: Whose key asked for it; None where there are no keys.
 
         Returns:
             Their results, in order. All records are committed.
@@ -121,10 +132,11 @@ class Enforcer:
             [(action.type, action.target, action.agent_id, action.params) for action in actions]
         )
         self._audit.refuse_when_unavailable()
+        asked = _Asked(snapshot.version, key_name)
         if not self._has_effects:
-            return await self._answer_all(actions, decisions, snapshot.version)
+            return await self._answer_all(actions, decisions, asked)
         # A task of its own: once begun it runs to its record, also when the client has gone.
-        task = asyncio.create_task(self._run_all(actions, decisions, snapshot.version))
+        task = asyncio.create_task(self._run_all(actions, decisions, asked))
         self._requests.add(task)
         task.add_done_callback(self._requests.discard)
         return await asyncio.shield(task)
@@ -144,7 +156,7 @@ class Enforcer:
         await _called(self._executor, "teardown")
 
     async def _answer_all(
-        self, actions: list[Action], decisions: list[Decision], version: int
+        self, actions: list[Action], decisions: list[Decision], asked: _Asked
     ) -> list[Result]:
         # Nothing happens outside, so all records may share one commit.
         results = []
@@ -155,14 +167,14 @@ class Enforcer:
                 results.append(_blocked(action, decision))
         await self._audit.append(
             [
-                self._record(action, decision, result, version)
+                self._record(action, decision, result, asked)
                 for action, decision, result in zip(actions, decisions, results, strict=True)
             ]
         )
         return results
 
     async def _run_all(
-        self, actions: list[Action], decisions: list[Decision], version: int
+        self, actions: list[Action], decisions: list[Decision], asked: _Asked
     ) -> list[Result]:
         results = []
         for action, decision in zip(actions, decisions, strict=True):
@@ -176,7 +188,7 @@ class Enforcer:
                 params = _params_json(action)
                 result = await self._execute(action)
             results.append(result)
-            await self._audit.append([self._record(action, decision, result, version, params)])
+            await self._audit.append([self._record(action, decision, result, asked, params)])
         return results
 
     async def _execute(self, action: Action) -> Result:
@@ -214,7 +226,7 @@ class Enforcer:
         action: Action,
         decision: Decision,
         result: Result,
-        version: int,
+        asked: _Asked,
         params: str | None = None,
     ) -> AuditRecord:
         is_approved = decision.approval is Approval.APPROVE
@@ -239,7 +251,8 @@ class Enforcer:
             action.parent_agent_id or None,
             action.chain_id or None,
             action.chain_depth,
-            version,
+            asked.policy_version,
+            asked.key_name,
         )
 
 

@@ -100,6 +100,7 @@ class PolicyVersions:
         loaded: LoadedPolicy,
         origin: str = "put",
         *,
+        key_name: str | None = None,
         is_expected: Callable[[int], bool] = lambda _: True,
     ) -> Snapshot:
         """Store a policy as the newest version; nobody knows of it before `announce`.
@@ -107,6 +108,7 @@ class PolicyVersions:
         Args:
             loaded: The policy.
             origin: Where it comes from: `file` or `put`.
+            key_name: Whose key put it.
             is_expected: Says whether it may follow the version that is the newest now.
 
         Raises:
@@ -117,7 +119,12 @@ class PolicyVersions:
         """
         _ = loaded.policy.engine  # compiled before anyone can see the version
         version = self._store.add_policy(
-            loaded.sha256, origin, now_us(), loaded.source, is_expected=is_expected
+            loaded.sha256,
+            origin,
+            now_us(),
+            loaded.source,
+            key_name=key_name,
+            is_expected=is_expected,
         )
         return Snapshot(loaded, version)
 

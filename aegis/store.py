@@ -77,7 +77,12 @@ CREATE TRIGGER policy_version_is_kept BEFORE DELETE ON policy_version
     BEGIN SELECT raise(ABORT, 'policy versions are never removed'); END;
 """
 
-MIGRATIONS = (_SCHEMA_1,)
+_SCHEMA_2 = """
+ALTER TABLE record ADD COLUMN key_name INTEGER REFERENCES word;
+ALTER TABLE policy_version ADD COLUMN key_name TEXT;
+"""
+
+MIGRATIONS = (_SCHEMA_1, _SCHEMA_2)
 """What leads from each `user_version` to the next."""
 
 
@@ -91,6 +96,7 @@ class PolicyVersion:
         origin: `file` or `put`.
         created_us: When, in microseconds since the epoch.
         source: The policy's text.
+        key_name: Whose key put it; None for a file, and where there were no keys.
     """
 
     version: int
@@ -98,6 +104,7 @@ class PolicyVersion:
     origin: str
     created_us: int
     source: str
+    key_name: str | None = None
 
 
 class Store:
@@ -295,7 +302,7 @@ class Store:
         where = "" if origin is None else "WHERE origin = ?"
         with self.reading() as connection:
             rows: list[Any] = connection.execute(
-                "SELECT version, sha256, origin, created_us, source FROM policy_version"
+                "SELECT version, sha256, origin, created_us, source, key_name FROM policy_version"
                 f" {where} ORDER BY version DESC LIMIT 1",
                 () if origin is None else (origin,),
             ).fetchall()
@@ -308,6 +315,7 @@ class Store:
         created_us: int,
         source: str,
         *,
+        key_name: str | None = None,
         is_expected: Callable[[int], bool] = lambda _: True,
     ) -> PolicyVersion:
         """Store a policy as the newest version.
@@ -317,6 +325,7 @@ class Store:
             origin: `file` or `put`.
             created_us: Now, in microseconds since the epoch.
             source: The policy's text.
+            key_name: Whose key put it.
             is_expected: Says whether a policy may follow the version that is the newest now.
 
         Raises:
@@ -328,11 +337,11 @@ class Store:
             if not is_expected(newest):
                 raise PreconditionFailed(f"version {newest} is in force; look at it first")
             rows: list[Any] = connection.execute(
-                "INSERT INTO policy_version (sha256, origin, created_us, source)"
-                " VALUES (?, ?, ?, ?) RETURNING version",
-                (sha256, origin, created_us, source),
+                "INSERT INTO policy_version (sha256, origin, created_us, source, key_name)"
+                " VALUES (?, ?, ?, ?, ?) RETURNING version",
+                (sha256, origin, created_us, source, key_name),
             ).fetchall()
-        return PolicyVersion(rows[0][0], sha256, origin, created_us, source)
+        return PolicyVersion(rows[0][0], sha256, origin, created_us, source, key_name)
 
 
 def insert_many(connection: Connection, into: str, rows: list[tuple[Value, ...]]) -> None:

@@ -8,6 +8,7 @@ import sys
 import click
 
 from aegis import __version__
+from aegis.cli.keys import keys
 from aegis.cli.serve import serve
 from aegis.cli.validate import validate
 from aegis.errors import AegisError
@@ -38,5 +39,6 @@ def main() -> None:
         logging.addLevelName(level, logging.getLevelName(level).lower())
 
 
+main.add_command(keys)
 main.add_command(serve)
 main.add_command(validate)

@@ -53,6 +53,7 @@ _POSITIVE = _Seconds(min=0, min_open=True, max=86_400)
 @_option("--audit-db", default=_DEFAULTS.audit_db, help="Database; `:memory:` keeps nothing.")
 @_option("--executor", metavar="MODULE:CLASS", help="What does the actions.")
 @_option("--reset-policy", is_flag=True, help="Go back to the file where a policy was put since.")
+@_option("--keys", metavar="FILE", help="Keys and their roles; read again when it changes.")
 @_option("--allow-unauthenticated", is_flag=True, help="Serve other machines without keys.")
 @_option("--allowed-hosts", multiple=True, help="Further Host names, without keys; by commas.")
 @_option("--max-body-bytes", type=click.IntRange(1), default=_DEFAULTS.largest_body_bytes)
@@ -69,6 +70,7 @@ def serve(
     audit_db: str,
     executor: str | None,
     reset_policy: bool,
+    keys: str | None,
     allow_unauthenticated: bool,
     allowed_hosts: tuple[str, ...],
     max_body_bytes: int,
@@ -84,11 +86,12 @@ def serve(
     """
     from aegis.server.run import serve as run
 
-    api_key, admin_key = keys_from()
+    api_key, admin_key, _ = keys_from()
     settings = Settings(
         audit_db=audit_db,
         api_key=api_key,
         admin_key=admin_key,
+        keys_file=keys,
         allow_unauthenticated=allow_unauthenticated,
         allowed_hosts=frozenset(",".join(allowed_hosts).replace(",", " ").split()),
         largest_body_bytes=max_body_bytes,

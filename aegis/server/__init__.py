@@ -12,11 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from aegis.audit import AuditLog
-from aegis.auth import Gate, Role
+from aegis.auth import Gate
 from aegis.config import Settings, keys_from
 from aegis.decisions import DecisionPoint, Snapshot
 from aegis.errors import ConfigError, NotReady, shown
 from aegis.execution import Enforcer, Executor, NoOpExecutor
+from aegis.keys import KeyRing, Permission, environment_keys, read_keys
 from aegis.policies import LoadedPolicy, Policy, load_text, read_policy
 from aegis.server.admin import YAML_TYPES, Admin
 from aegis.server.api import Api
@@ -39,6 +40,7 @@ def create_app(
     *,
     api_key: str | None = None,
     admin_key: str | None = None,
+    keys_path: str | Path | None = None,
     allow_unauthenticated: bool | None = None,
     allowed_hosts: Iterable[str] | None = None,
 ) -> App:
@@ -54,6 +56,7 @@ def create_app(
         policy: A policy instead of a file; it counts as the file does.
         api_key: May decide, execute and read; `AEGIS_API_KEY` by default.
         admin_key: May do everything; `AEGIS_ADMIN_KEY` by default.
+        keys_path: A file of further keys, each with a role; `AEGIS_KEYS` by default.
         allow_unauthenticated: Serve other machines without keys; `AEGIS_ALLOW_UNAUTHENTICATED`.
         allowed_hosts: Names that a `Host` header may have, without keys; `AEGIS_ALLOWED_HOSTS`.
 
@@ -70,10 +73,14 @@ def create_app(
         allow_unauthenticated = _is_true(environment.get("AEGIS_ALLOW_UNAUTHENTICATED", ""))
     if allowed_hosts is None:
         allowed_hosts = environment.get("AEGIS_ALLOWED_HOSTS", "").replace(",", " ").split()
+    keys_file = keys[2] if keys_path is None else str(keys_path)
+    if keys_file is not None:
+        read_keys(keys_file)
     settings = Settings(
         audit_db=str(audit_db_path or environment.get("AEGIS_AUDIT_DB") or "aegis_audit.db"),
         api_key=keys[0] if api_key is None else api_key,
         admin_key=keys[1] if admin_key is None else admin_key,
+        keys_file=keys_file,
         allow_unauthenticated=allow_unauthenticated,
         allowed_hosts=frozenset(allowed_hosts),
     )
@@ -119,19 +126,23 @@ def build_app(
     admin = Admin(deepest=settings.deepest_nesting, put=service.put)
     body = settings.largest_body_bytes
     routes = {
-        ("GET", "/health"): Route(api.health, Role.ANYONE, needs_service=False),
-        ("GET", "/health/live"): Route(api.live, Role.ANYONE, needs_service=False),
-        ("GET", "/health/ready"): Route(api.ready, Role.ANYONE),
-        ("POST", "/api/v1/evaluate"): Route(api.evaluate, Role.USER, body),
-        ("POST", "/api/v1/execute"): Route(api.execute, Role.USER, body),
-        ("GET", "/api/v1/audit"): Route(api.audit, Role.USER),
-        ("GET", "/api/v1/policy"): Route(api.policy, Role.USER),
+        ("GET", "/health"): Route(api.health, None, needs_service=False),
+        ("GET", "/health/live"): Route(api.live, None, needs_service=False),
+        ("GET", "/health/ready"): Route(api.ready, None),
+        ("POST", "/api/v1/evaluate"): Route(api.evaluate, Permission.DECIDE, body),
+        ("POST", "/api/v1/execute"): Route(api.execute, Permission.DECIDE, body),
+        ("GET", "/api/v1/audit"): Route(api.audit, Permission.READ),
+        ("GET", "/api/v1/policy"): Route(api.policy, Permission.READ),
         ("PUT", "/api/v1/policy"): Route(
-            admin.put_policy, Role.ADMIN, settings.largest_policy_bytes, _JSON_TYPES | YAML_TYPES
+            admin.put_policy,
+            Permission.CHANGE_POLICY,
+            settings.largest_policy_bytes,
+            _JSON_TYPES | YAML_TYPES,
         ),
     }
+    keys = KeyRing(environment_keys(settings.api_key, settings.admin_key), settings.keys_file)
     lifecycle = Lifecycle(service.open, service.stop, service.close)
-    return App(routes, Gate(settings), lifecycle, body_timeout_s=settings.body_timeout_s)
+    return App(routes, Gate(settings, keys), lifecycle, body_timeout_s=settings.body_timeout_s)
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,10 +220,12 @@ class _Service:
             raise NotReady("the server is stopping")
         return self._parts
 
-    def put(self, loaded: LoadedPolicy, is_expected: Callable[[int], bool]) -> Snapshot:
+    def put(
+        self, loaded: LoadedPolicy, is_expected: Callable[[int], bool], key_name: str | None
+    ) -> Snapshot:
         """Put a policy into force; called in a thread."""
         versions = self._open.versions
-        snapshot = versions.put(loaded, is_expected=is_expected)
+        snapshot = versions.put(loaded, key_name=key_name, is_expected=is_expected)
         # First here, then everywhere: this process need not load what it has at hand.
         self.decisions.switch(snapshot)
         return versions.announce(snapshot)

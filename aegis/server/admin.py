@@ -9,7 +9,7 @@ from aegis import codec
 from aegis.decisions import Snapshot
 from aegis.errors import InvalidBody, named
 from aegis.policies import LoadedPolicy, load_text
-from aegis.server.app import Answer, Headers, problems_json
+from aegis.server.app import Answer, Caller, Headers, problems_json
 
 __all__ = ["YAML_TYPES", "Admin"]
 
@@ -24,19 +24,25 @@ class Admin:
 
     Args:
         deepest: Limit on the nesting of a JSON body.
-        put: Stores a policy, if it may follow the newest version, and switches to it everywhere.
+        put: Stores a policy, if it may follow the newest version, under the name of the key that
+            asked for it, and switches to it everywhere.
     """
 
     def __init__(
-        self, *, deepest: int, put: Callable[[LoadedPolicy, Callable[[int], bool]], Snapshot]
+        self,
+        *,
+        deepest: int,
+        put: Callable[[LoadedPolicy, Callable[[int], bool], str | None], Snapshot],
     ) -> None:
         self._deepest = deepest
         self._put = put
 
-    async def put_policy(self, body: bytes, headers: Headers, _query: bytes) -> Answer:
+    async def put_policy(
+        self, body: bytes, headers: Headers, _query: bytes, caller: Caller
+    ) -> Answer:
         """`PUT /api/v1/policy`: validate, compile, store, switch."""
         # In a thread: other requests go on while a large policy is parsed and compiled.
-        loaded, snapshot = await asyncio.to_thread(self._load_and_put, body, headers)
+        loaded, snapshot = await asyncio.to_thread(self._load_and_put, body, headers, caller)
         answer = {
             "status": "updated",
             "rule_count": snapshot.rule_count,
@@ -46,7 +52,9 @@ class Admin:
         }
         return 200, snapshot.headers, codec.dumps(answer)
 
-    def _load_and_put(self, body: bytes, headers: Headers) -> tuple[LoadedPolicy, Snapshot]:
+    def _load_and_put(
+        self, body: bytes, headers: Headers, caller: Caller
+    ) -> tuple[LoadedPolicy, Snapshot]:
         media_type = headers.get(b"content-type", b"")
         loaded = read_policy_body(media_type, body, deepest=self._deepest)
         condition = headers.get(b"if-match")
@@ -56,7 +64,7 @@ class Admin:
             # SOURCE: RFC 9110 section 13.1.1; a version's tag is its number in quotes.
             return tags is None or tags == [b"*"] or b'"%d"' % newest in tags
 
-        return loaded, self._put(loaded, is_expected)
+        return loaded, self._put(loaded, is_expected, None if caller is None else caller.name)
 
 
 def read_policy_body(media_type: bytes, body: bytes, *, deepest: int) -> LoadedPolicy:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from urllib.parse import parse_qsl
@@ -12,10 +13,11 @@ from aegis import __version__, codec
 from aegis.audit import AuditFilter, AuditLog, ResultStatus
 from aegis.config import Settings
 from aegis.decisions import Snapshot
-from aegis.errors import InvalidQuery, NotReady, StoreError, did_you_mean, shown
+from aegis.errors import Forbidden, InvalidQuery, NotReady, StoreError, did_you_mean, shown
 from aegis.execution import Enforcer, result_json
-from aegis.server.app import Answer, Headers
-from aegis_core import RiskLevel
+from aegis.keys import Key
+from aegis.server.app import Answer, Caller, Headers
+from aegis_core import Engine, RiskLevel
 
 __all__ = ["Api"]
 
@@ -54,15 +56,17 @@ class Api:
         self._enforcer = enforcer
         self._audit = audit
 
-    def health(self, _body: bytes, _headers: Headers, _query: bytes) -> Answer:
+    def health(self, _body: bytes, _headers: Headers, _query: bytes, _caller: Caller) -> Answer:
         """`GET /health`: the release that answers."""
         return 200, (), codec.dumps({"status": "ok", "version": __version__})
 
-    def live(self, _body: bytes, _headers: Headers, _query: bytes) -> Answer:
+    def live(self, _body: bytes, _headers: Headers, _query: bytes, _caller: Caller) -> Answer:
         """`GET /health/live`: the process answers."""
         return 200, (), b'{"status":"ok"}'
 
-    async def ready(self, _body: bytes, _headers: Headers, _query: bytes) -> Answer:
+    async def ready(
+        self, _body: bytes, _headers: Headers, _query: bytes, _caller: Caller
+    ) -> Answer:
         """`GET /health/ready`: decisions can be made and recorded."""
         self._enforcer()
         try:
@@ -72,11 +76,13 @@ class Api:
         self._snapshot()
         return 200, (), b'{"status":"ok"}'
 
-    def evaluate(self, body: bytes, _headers: Headers, _query: bytes) -> Answer:
+    def evaluate(self, body: bytes, _headers: Headers, _query: bytes, caller: Caller) -> Answer:
         """`POST /api/v1/evaluate`: decide, without executing."""
         asked = codec.loads(body, self._deepest)
         snapshot = self._snapshot()
         engine = snapshot.engine
+        if caller is not None and caller.agents:
+            return 200, snapshot.headers, self._evaluate_for(caller, asked, engine)
         if type(asked) is dict and "actions" not in asked:
             answer = engine.evaluate_object_json(asked)
             if answer is None:  # it is no plain action, or none at all
@@ -89,7 +95,23 @@ class Api:
                 answer = engine.evaluate_many_json(questions)
         return 200, snapshot.headers, answer
 
-    async def execute(self, body: bytes, _headers: Headers, _query: bytes) -> Answer:
+    def _evaluate_for(self, key: Key, asked: Any, engine: Engine) -> bytes:
+        """`evaluate` for a key that may not speak for every agent."""
+        if type(asked) is dict and "actions" not in asked:
+            kind, target, agent_id, params = codec.question(asked)
+            return engine.evaluate_json(kind, target, _agent(key, agent_id), params)
+        items = codec.batch(asked, self._largest_batch)
+        questions = [codec.question(item, index) for index, item in enumerate(items)]
+        return engine.evaluate_many_json(
+            [
+                (kind, target, _agent(key, agent_id, index), params)
+                for index, (kind, target, agent_id, params) in enumerate(questions)
+            ]
+        )
+
+    async def execute(
+        self, body: bytes, _headers: Headers, _query: bytes, caller: Caller
+    ) -> Answer:
         """`POST /api/v1/execute`: decide, approve, execute, audit."""
         asked = codec.loads(body, self._deepest)
         is_batch = type(asked) is not dict or "actions" in asked
@@ -98,16 +120,26 @@ class Api:
             actions = [codec.action(item, index) for index, item in enumerate(items)]
         else:
             actions = [codec.action(asked)]
+        key_name = None
+        if caller is not None:
+            key_name = caller.name
+            actions = [
+                replace(
+                    action, agent_id=_agent(caller, action.agent_id, index if is_batch else None)
+                )
+                for index, action in enumerate(actions)
+            ]
         snapshot = self._snapshot()
-        results = [result_json(result) for result in await self._enforcer().run(actions, snapshot)]
+        done = await self._enforcer().run(actions, snapshot, key_name)
+        results = [result_json(result) for result in done]
         return 200, snapshot.headers, b"[%b]" % b",".join(results) if is_batch else results[0]
 
-    def policy(self, _body: bytes, _headers: Headers, _query: bytes) -> Answer:
+    def policy(self, _body: bytes, _headers: Headers, _query: bytes, _caller: Caller) -> Answer:
         """`GET /api/v1/policy`: the policy in force."""
         snapshot = self._snapshot()
         return 200, snapshot.headers, snapshot.json
 
-    async def audit(self, _body: bytes, _headers: Headers, query: bytes) -> Answer:
+    async def audit(self, _body: bytes, _headers: Headers, query: bytes, _caller: Caller) -> Answer:
         """`GET /api/v1/audit`: records, oldest first."""
         pages = self._audit().pages(read_filter(query))
         # The first page is read before anything is sent, so that a failure still has its status.
@@ -116,6 +148,18 @@ class Api:
         if second is None:
             return 200, (), codec.dumps(first)
         return 200, (), _streamed(first, second, pages)
+
+
+def _agent(key: Key, agent_id: str, index: int | None = None) -> str:
+    """The agent of an action that a key asks about, `agent_id` if it may speak for that one."""
+    agent = key.agent_for(agent_id)
+    if agent is None:
+        place = "agent_id" if index is None else f"actions[{index}].agent_id"
+        known = ", ".join(map(shown, key.agents))
+        raise Forbidden(
+            f"`{place}` {shown(agent_id)}: this key speaks for {known} only", "forbidden_agent"
+        )
+    return agent
 
 
 async def _streamed(

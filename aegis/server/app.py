@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mappin
 from dataclasses import dataclass, field
 from typing import Any
 
-from aegis.auth import Gate, Role
+from aegis.auth import Gate
 from aegis.codec import dumps
 from aegis.errors import (
     AegisError,
@@ -27,8 +27,9 @@ from aegis.errors import (
     UnsupportedMediaType,
     shown,
 )
+from aegis.keys import Key, Permission
 
-__all__ = ["Answer", "App", "Headers", "Lifecycle", "Route"]
+__all__ = ["Answer", "App", "Caller", "Headers", "Lifecycle", "Route"]
 
 _log = logging.getLogger("aegis.server")
 
@@ -45,13 +46,16 @@ _CLOSE: Header = (b"connection", b"close")
 
 
 Headers = Mapping[bytes, bytes]
-"""Names in lower case; of a repeated one, the last."""
+"""Names in lower case; the values of a repeated one joined by commas."""
+
+Caller = Key | None
+"""Who asks; None where no key is needed."""
 
 Answer = tuple[int, Sequence[Header], "bytes | AsyncIterator[bytes]"]
 """Status, headers besides those that every answer has, and the body: whole, or as it comes."""
 
-Handler = Callable[[bytes, Headers, bytes], "Answer | Awaitable[Answer]"]
-"""Called with the body, the headers and the raw query string; may raise any `AegisError`."""
+Handler = Callable[[bytes, Headers, bytes, Caller], "Answer | Awaitable[Answer]"]
+"""Called with the body, the headers, the raw query string and who asks; may raise any `AegisError`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,14 +64,14 @@ class Route:
 
     Attributes:
         handler: Answers.
-        role: Who may call it.
+        permission: What a key must have to call it; None: no key is needed.
         largest_body_bytes: 0: it takes no body.
         media_types: What its body may be declared as, besides types that end in `+json`.
         needs_service: Whether policy and audit must be open.
     """
 
     handler: Handler
-    role: Role = Role.USER
+    permission: Permission | None
     largest_body_bytes: int = 0
     media_types: frozenset[bytes] = frozenset((b"application/json", b"text/json"))
     needs_service: bool = True
@@ -210,14 +214,17 @@ class App:
             return
         # The way of every request: what stands here costs more than the decision, so each line
         # counts, and nothing is taken out into a coroutine of its own.
-        headers = dict(scope["headers"])
+        sent = scope["headers"]
+        headers = dict(sent)
+        if len(headers) != len(sent):
+            headers = _joined(sent)
         request_id = headers.get(b"x-request-id")
         if request_id is None or _SANE_REQUEST_ID.fullmatch(request_id) is None:
             request_id = next(self._request_ids)
         method = scope["method"]
         try:
             route = self._routes.get((method, scope["path"])) or self._route(scope)
-            self._admit(route.role, headers, scope.get("client"))
+            caller = self._admit(route.permission, headers, scope.get("client"))
             body = b""
             largest = route.largest_body_bytes
             if largest:
@@ -249,7 +256,7 @@ class App:
                     raise _too_large(largest)
             if route.needs_service and not self._lifecycle.is_open:
                 await self._lifecycle.open()
-            answer = route.handler(body, headers, scope["query_string"])
+            answer = route.handler(body, headers, scope["query_string"], caller)
             status, more, content = answer if type(answer) is tuple else await answer  # type: ignore[misc]
         except AegisError as error:
             status, more, content = _refusal(error)
@@ -295,17 +302,14 @@ class App:
             route = self._routes.get((method, path))
             if route is not None:
                 return route
-        role = self._role_of_unknown(path)
+        of_path = [route.permission for (_, known), route in self._routes.items() if known == path]
 
         def unknown(*_: object) -> Answer:
             raise self._unknown(method, path)
 
         # Whoever may not call is told that, and nothing about what there is.
-        return Route(unknown, role, needs_service=False)
-
-    def _role_of_unknown(self, path: str) -> Role:
-        roles = [route.role for (_, known), route in self._routes.items() if known == path]
-        return min(roles, default=Role.USER)
+        permission = None if None in of_path else Permission.DESCRIBE
+        return Route(unknown, permission, needs_service=False)
 
     def _unknown(self, method: str, path: str) -> RequestError:
         allowed = sorted(known for known, of in self._routes if of == path)
@@ -333,6 +337,17 @@ class App:
         self._deadlines.end()
         await self._lifecycle.close()
         await send({"type": "lifespan.shutdown.complete"})
+
+
+def _joined(sent: Iterable[Header]) -> dict[bytes, bytes]:
+    """Headers of which some are repeated, their values joined (RFC 9110 section 5.3).
+
+    So a second value never hides the first: two keys, hosts or lengths are none.
+    """
+    joined: dict[bytes, bytes] = {}
+    for name, value in sent:
+        joined[name] = joined[name] + b", " + value if name in joined else value
+    return joined
 
 
 async def _send_other(

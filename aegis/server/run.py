@@ -34,6 +34,7 @@ from aegis.config import Settings, is_loopback
 from aegis.decisions import Snapshot
 from aegis.errors import AegisError, ConfigError, shown
 from aegis.execution import Executor
+from aegis.keys import read_keys
 from aegis.policies import LoadedPolicy
 from aegis.server import build_app
 from aegis.server.app import App
@@ -100,14 +101,17 @@ def serve(
     if settings.is_keyless and not is_loopback(host) and not settings.allow_unauthenticated:
         raise ConfigError(
             f"{shown(host)} can be reached by other machines and no key is set; set AEGIS_API_KEY,"
-            " or give --allow-unauthenticated"
+            " give --keys, or give --allow-unauthenticated"
         )
+    keys = [] if settings.keys_file is None else read_keys(settings.keys_file)
     in_memory = settings.audit_db == ":memory:"
     if in_memory and workers > 1:
         raise ConfigError("several workers cannot share `:memory:`; give --audit-db a file")
     address = _free_address(host, port)
     snapshot = _prepare(settings, file, reset=reset_policy)
-    text = _announcement(address, policy_path, file, snapshot, settings, executor, workers)
+    text = _announcement(
+        address, policy_path, file, snapshot, settings, len(keys), executor, workers
+    )
     failure = mmap.mmap(-1, 4096)
     # The loader is a closure and the failure's memory is inherited: both need a fork.
     multiprocessing.set_start_method("fork", force=True)
@@ -224,6 +228,7 @@ def _announcement(
     file: LoadedPolicy,
     snapshot: Snapshot,
     settings: Settings,
+    keys: int,
     executor: str | None,
     workers: int,
 ) -> str:
@@ -236,6 +241,8 @@ def _announcement(
         )
     else:
         callers = "keyed" + ("" if settings.admin_key is None else ", with an admin key")
+        if settings.keys_file is not None:
+            callers += f", {keys} keys in {settings.keys_file}"
     lines = [
         f"Aegis {__version__} at {address}",
         f"  policy     version {snapshot.version}, {snapshot.rule_count} rules, from {origin}",

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import pytest
 
 from aegis.errors import ConfigError
+from aegis.keys import Role, add_key, change_keys
 from tests.contract.client import (
     AUDIT,
     EVALUATE,
@@ -31,20 +34,39 @@ BODIES: dict[tuple[str, str], Any] = {
     ("PUT", POLICY_PATH): {"rules": []},
 }
 
-OPEN = (200, 200, 200, 200)
-FOR_USERS = (401, 401, 200, 200)
-FOR_ADMINS = (401, 401, 403, 200)
+ROLES = ("agent", "auditor", "operator", "admin")
+CALLERS = (None, "unknown", API_KEY, ADMIN_KEY, *ROLES)
+OPEN = (200, 200, 200, 200, 200, 200, 200, 200)
+TO_DECIDE = (401, 401, 200, 200, 200, 403, 403, 200)
+TO_READ = (401, 401, 200, 200, 403, 200, 200, 200)
+TO_CHANGE = (401, 401, 403, 200, 403, 403, 200, 200)
 MATRIX = {
     ("GET", "/health"): OPEN,
     ("GET", "/health/live"): OPEN,
     ("GET", "/health/ready"): OPEN,
-    ("POST", EVALUATE): FOR_USERS,
-    ("POST", EXECUTE): FOR_USERS,
-    ("GET", AUDIT): FOR_USERS,
-    ("GET", POLICY_PATH): FOR_USERS,
-    ("PUT", POLICY_PATH): FOR_ADMINS,
+    ("POST", EVALUATE): TO_DECIDE,
+    ("POST", EXECUTE): TO_DECIDE,
+    ("GET", AUDIT): TO_READ,
+    ("GET", POLICY_PATH): TO_READ,
+    ("PUT", POLICY_PATH): TO_CHANGE,
 }
-"""What each route answers to: no key, an unknown key, the API key, the admin key."""
+"""What each route answers to each of `CALLERS`; a role stands for a key of the keys file."""
+
+
+@pytest.fixture(scope="module")
+def keyed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
+    """A server with the keys of the environment and one of each role, named as the role."""
+    path = tmp_path_factory.mktemp("keys") / "keys.yaml"
+    for role in ROLES:
+        change_keys(str(path), partial(_with_role, role))
+    with served(
+        app_of(api_key=API_KEY, admin_key=ADMIN_KEY, keys_path=path), address=REMOTE
+    ) as client:
+        yield client
+
+
+def _with_role(role: str, source: str) -> str:
+    return add_key(source, "keys.yaml", role, Role(role), role, [], "")
 
 
 def with_key(key: str | bytes | None) -> dict[str, str | bytes]:
@@ -59,25 +81,31 @@ def test_matrix_has_a_row_for_each_route() -> None:
 
 
 @pytest.mark.parametrize("route", ROUTES)
-@pytest.mark.parametrize(
-    ("column", "key"),
-    list(enumerate([None, "unknown", API_KEY, ADMIN_KEY])),
-    ids=str,
-)
+@pytest.mark.parametrize(("column", "key"), list(enumerate(CALLERS)), ids=str)
 def test_route_answers_each_role_as_the_matrix_says(
-    route: tuple[str, str], column: int, key: str | None
+    keyed: Client, route: tuple[str, str], column: int, key: str | None
 ) -> None:
-    with served(app_of(api_key=API_KEY, admin_key=ADMIN_KEY), address=REMOTE) as client:
-        reply = client.ask(*route, BODIES.get(route), headers=with_key(key))
-        assert reply.status == MATRIX[route][column]
+    reply = keyed.ask(*route, BODIES.get(route), headers=with_key(key))
+    assert reply.status == MATRIX[route][column]
 
 
-@pytest.mark.parametrize("route", ROUTES)
-def test_head_needs_what_get_needs(route: tuple[str, str]) -> None:
-    method, path = route
-    with served(app_of(api_key=API_KEY, admin_key=ADMIN_KEY)) as client:
-        expected = MATRIX[route][0] if method == "GET" else MATRIX.get(("GET", path), FOR_USERS)[0]
-        assert client.ask("HEAD", path).status == expected
+@pytest.mark.parametrize("path", sorted(path for method, path in ROUTES if method == "GET"))
+@pytest.mark.parametrize(("column", "key"), list(enumerate(CALLERS)), ids=str)
+def test_head_needs_what_get_needs(keyed: Client, path: str, column: int, key: str | None) -> None:
+    reply = keyed.ask("HEAD", path, headers=with_key(key))
+    assert reply.status == MATRIX["GET", path][column]
+
+
+@pytest.mark.parametrize(("column", "key"), list(enumerate(CALLERS)), ids=str)
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [("GET", "/nope", 404), ("DELETE", POLICY_PATH, 405), ("GET", EVALUATE, 405)],
+)
+def test_what_there_is_not_is_told_to_every_key(
+    keyed: Client, method: str, path: str, status: int, column: int, key: str | None
+) -> None:
+    reply = keyed.ask(method, path, headers=with_key(key))
+    assert reply.status == (401 if column < 2 else status)
 
 
 @pytest.mark.parametrize("route", ROUTES)

@@ -81,6 +81,7 @@ def test_record_holds_all_that_was_sent_and_decided() -> None:
         "chain_id": "c-1",
         "chain_depth": 2,
         "policy_version": 1,
+        "key_name": None,
     }
 
 

@@ -12,11 +12,12 @@ from typing import Any
 import pytest
 
 from aegis import __version__
-from aegis.auth import Gate, Role
+from aegis.auth import Gate
 from aegis.config import Settings
+from aegis.keys import KeyRing
 from aegis.policies import load_text
 from aegis.server import build_app
-from aegis.server.app import Answer, App, Lifecycle, Route
+from aegis.server.app import Answer, App, Caller, Lifecycle, Route
 from tests.contract.client import (
     AUDIT,
     EVALUATE,
@@ -311,10 +312,12 @@ def test_batch_is_validated_whole_and_says_where(path: str, wrong: Any, place: s
 
 
 def test_defect_is_an_error_without_a_trace_of_it() -> None:
-    def fail(_body: bytes, _headers: Mapping[bytes, bytes], _query: bytes) -> Answer:
+    def fail(
+        _body: bytes, _headers: Mapping[bytes, bytes], _query: bytes, _caller: Caller
+    ) -> Answer:
         raise ZeroDivisionError("the inside of the server")
 
-    with served(app_around(Route(fail, Role.ANYONE, needs_service=False))) as client:
+    with served(app_around(Route(fail, None, needs_service=False))) as client:
         reply = client.get("/probe", headers={"x-request-id": "mine"})
         assert (reply.status, reply.code) == (500, "internal_error")
         assert reply.header("x-request-id") == "mine"
@@ -331,7 +334,7 @@ def app_around(route: Route, *, body_timeout_s: float = 1.0) -> App:
     settings = Settings()
     lifecycle = Lifecycle(nothing, lambda: None, nothing)
     routes = {("GET", "/probe"): route, ("POST", "/probe"): route}
-    return App(routes, Gate(settings), lifecycle, body_timeout_s=body_timeout_s)
+    return App(routes, Gate(settings, KeyRing([])), lifecycle, body_timeout_s=body_timeout_s)
 
 
 # --- sizes and types -----------------------------------------------------------------------------
@@ -485,7 +488,9 @@ def test_timed_out_request_ends_alone() -> None:
 def test_request_may_take_longer_than_its_body() -> None:
     is_late = asyncio.Event()
 
-    async def slow(_body: bytes, _headers: Mapping[bytes, bytes], _query: bytes) -> Answer:
+    async def slow(
+        _body: bytes, _headers: Mapping[bytes, bytes], _query: bytes, _caller: Caller
+    ) -> Answer:
         await is_late.wait()
         return 200, (), b"{}"
 
@@ -495,7 +500,7 @@ def test_request_may_take_longer_than_its_body() -> None:
         is_late.set()
         return [silent.status, (await answer).status]
 
-    route = Route(slow, Role.ANYONE, 100, needs_service=False)
+    route = Route(slow, None, 100, needs_service=False)
     with served(app_around(route, body_timeout_s=0.05)) as client:
         assert client.run(scenario(client)) == [408, 200]
 

@@ -114,6 +114,7 @@ def test_record_is_found_as_it_was_appended() -> None:
         chain_id="c",
         chain_depth=-(2**63),
         policy_version=7,
+        key_name="crm-bot",
     )
 
     async def scenario(log: AuditLog) -> list[dict[str, Any]]:
@@ -141,6 +142,7 @@ def test_record_is_found_as_it_was_appended() -> None:
             "chain_id": "c",
             "chain_depth": -(2**63),
             "policy_version": 7,
+            "key_name": "crm-bot",
         }
     ]
 

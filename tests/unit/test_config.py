@@ -30,20 +30,21 @@ def test_keys_are_not_shown() -> None:
 @pytest.mark.parametrize(
     ("environment", "keys"),
     [
-        ({}, (None, None)),
-        ({"AEGIS_API_KEY": "a"}, ("a", None)),
-        ({"AEGIS_ADMIN_KEY": "b"}, (None, "b")),
-        ({"AEGIS_API_KEY": "a", "AEGIS_ADMIN_KEY": "b"}, ("a", "b")),
-        ({"API_KEY": "a", "aegis_api_key": "b"}, (None, None)),
+        ({}, (None, None, None)),
+        ({"AEGIS_API_KEY": "a"}, ("a", None, None)),
+        ({"AEGIS_ADMIN_KEY": "b"}, (None, "b", None)),
+        ({"AEGIS_API_KEY": "a", "AEGIS_ADMIN_KEY": "b"}, ("a", "b", None)),
+        ({"API_KEY": "a", "aegis_api_key": "b"}, (None, None, None)),
+        ({"AEGIS_KEYS": "keys.yaml"}, (None, None, "keys.yaml")),
     ],
 )
 def test_keys_are_those_of_the_environment(
-    environment: dict[str, str], keys: tuple[str | None, str | None]
+    environment: dict[str, str], keys: tuple[str | None, str | None, str | None]
 ) -> None:
     assert keys_from(environment) == keys
 
 
-@pytest.mark.parametrize("name", ["AEGIS_API_KEY", "AEGIS_ADMIN_KEY"])
+@pytest.mark.parametrize("name", ["AEGIS_API_KEY", "AEGIS_ADMIN_KEY", "AEGIS_KEYS"])
 @pytest.mark.parametrize("value", ["", " ", "\t", "\n"])
 def test_blank_key_is_refused(name: str, value: str) -> None:
     with pytest.raises(ConfigError, match=f"{name} is set but empty"):

@@ -122,6 +122,37 @@ def test_database_of_a_newer_release_is_refused_and_left_as_it_is(tmp_path: Path
         assert connection.execute("SELECT text FROM word").fetchall() == [("a",)]
 
 
+def test_database_of_an_older_release_is_taken_over_with_its_rows(tmp_path: Path) -> None:
+    path = tmp_path / "audit.db"
+    run_sql(path, *statements_of(MIGRATIONS[0]), "PRAGMA user_version = 1")
+    run_sql(
+        path,
+        f"PRAGMA application_id = {APPLICATION_ID}",
+        "INSERT INTO word VALUES (1, 'w')",
+        "INSERT INTO record (timestamp_us, session, action_type, action_target, action_params,"
+        " risk_level, approval, matched_rule, result_status, chain_depth, policy_version)"
+        " VALUES (1, 1, 1, 't', '{}', 1, 1, 1, 1, 0, 1)",
+        "INSERT INTO policy_version VALUES (1, 'sha', 'file', 7, 'rules: []')",
+    )
+    with opened(path) as store:
+        assert store.newest_policy() == PolicyVersion(1, "sha", "file", 7, "rules: []", None)
+        with store.reading() as connection:
+            rows = connection.execute("SELECT action_target, key_name FROM record").fetchall()
+        assert rows == [("t", None)]
+    with closing(sqlite3.connect(path)) as connection:
+        assert connection.execute("PRAGMA user_version").fetchone() == (len(MIGRATIONS),)
+
+
+def statements_of(script: str) -> list[str]:
+    """The statements of a script; a trigger is one."""
+    statements, start = [], 0
+    for end in (index + 1 for index, letter in enumerate(script) if letter == ";"):
+        if sqlite3.complete_statement(script[start:end]):
+            statements.append(script[start:end])
+            start = end
+    return statements
+
+
 @pytest.mark.parametrize("name", ["missing/audit.db", "."])
 def test_place_where_no_file_can_be_is_refused(name: str, tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="cannot open"):
