@@ -3,6 +3,7 @@
     AegisError                      aegis_core.errors
     ├── PolicyError                 400 invalid_policy          exit 1
     ├── ConfigError                     invalid_configuration   exit 2
+    ├── Defect                          internal_error          exit 70
     ├── StoreError                  503 store_unavailable       exit 2
     │   └── AuditUnavailable        503 audit_unavailable
     └── RequestError                    the request is refused
@@ -36,6 +37,7 @@ __all__ = [
     "BodyTimeout",
     "BodyTooLarge",
     "ConfigError",
+    "Defect",
     "Forbidden",
     "InvalidBody",
     "InvalidQuery",
@@ -62,6 +64,12 @@ class ConfigError(AegisError):
     """An option, a file or a machine that the server cannot start with."""
 
     code = "invalid_configuration"
+
+
+class Defect(AegisError):
+    """Aegis contradicts itself: a bug to report."""
+
+    exit_code = 70  # SOURCE: sysexits.h, EX_SOFTWARE
 
 
 class StoreError(AegisError):

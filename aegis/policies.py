@@ -162,11 +162,13 @@ class LoadedPolicy:
         policy: The checked policy.
         source: Its text.
         warnings: What is odd about it, though it loads.
+        lines: The line of each rule in the text; empty where the policy was not read from one.
     """
 
     policy: Policy
     source: str
     warnings: tuple[Problem, ...] = ()
+    lines: tuple[int | None, ...] = ()
     sha256: str = field(init=False)
 
     def __post_init__(self) -> None:
@@ -197,7 +199,8 @@ def load_text(text: str | bytes) -> LoadedPolicy:
     document = read_document(source)
     checker = _Checker(document.lines, document.problems)
     policy = _made(Policy, checker.document(document.value))
-    return LoadedPolicy(policy, source, tuple(checker.warnings.all()))
+    lines = checker.lines_of_rules(document.value)
+    return LoadedPolicy(policy, source, tuple(checker.warnings.all()), lines)
 
 
 def load_document(document: object) -> LoadedPolicy:
@@ -283,6 +286,11 @@ class _Checker:
             raise PolicyError(self.problems.all())
         self._warn(policy.rules, document)
         return policy
+
+    def lines_of_rules(self, document: object) -> tuple[int | None, ...]:
+        """The line of each rule of a document that is a policy."""
+        rules = document.get("rules") if isinstance(document, Mapping) else None
+        return tuple(self._line(rules, index) for index in range(len(rules or ())))
 
     def _policy(self, top: Mapping[str, Any]) -> aegis_core.Policy:
         version = top.get("version", "1")

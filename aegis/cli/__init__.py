@@ -8,10 +8,14 @@ import sys
 import click
 
 from aegis import __version__
+from aegis.cli.completion import completion
+from aegis.cli.evaluate import evaluate
+from aegis.cli.init import init
 from aegis.cli.keys import keys
 from aegis.cli.serve import serve
+from aegis.cli.terminal import paint, wants_no_color
 from aegis.cli.validate import validate
-from aegis.errors import AegisError
+from aegis.errors import AegisError, Defect
 
 __all__ = ["main"]
 
@@ -20,25 +24,39 @@ class _Group(click.Group):
     """Ends with one clear line and the error's exit code where a command fails on purpose."""
 
     def invoke(self, ctx: click.Context) -> object:
+        if wants_no_color():
+            ctx.color = False
         try:
             return super().invoke(ctx)
         except AegisError as error:
-            click.echo(f"aegis: error: {error}", err=True)
+            kind = "defect" if isinstance(error, Defect) else "error"
+            click.echo(f"aegis: {paint(f'{kind}:', 'red')} {error}", err=True)
             sys.exit(error.exit_code)
 
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """In the order in which they are needed."""
+        return list(self.commands)
 
-@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
+
+@click.group(
+    cls=_Group,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="Exit codes: 0: done, or allowed; 1: the answer is no (a policy is invalid, an action"
+    " blocked); 2: wrong usage or configuration; 70: a defect of Aegis.",
+)
 @click.version_option(__version__, prog_name="aegis")
 def main() -> None:
-    """Decide by a policy what AI agents may do, execute it, and keep an audit.
+    r"""Decide by a policy what AI agents may do, execute it, and keep an audit.
 
-    Begin with `aegis serve policy.yaml`.
+    \b
+    aegis init                     writes a policy to begin with
+    aegis evaluate policy.yaml …   tries it on one action
+    aegis serve policy.yaml        decides over HTTP, at http://127.0.0.1:8000
     """
     logging.basicConfig(format="aegis: %(levelname)s: %(message)s", level=logging.WARNING)
     for level in (logging.WARNING, logging.ERROR, logging.CRITICAL):
         logging.addLevelName(level, logging.getLevelName(level).lower())
 
 
-main.add_command(keys)
-main.add_command(serve)
-main.add_command(validate)
+for command in (init, validate, evaluate, serve, keys, completion):
+    main.add_command(command)

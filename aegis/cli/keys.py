@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import time
 from datetime import UTC, datetime, timedelta
@@ -10,6 +9,7 @@ from typing import Any
 
 import click
 
+from aegis.cli.terminal import FORMAT, echo_json
 from aegis.errors import shown
 from aegis.keys import Key, Role, add_key, change_keys, new_secret, read_keys, remove_key
 
@@ -82,7 +82,10 @@ def keys() -> None:
 )
 @_FILE
 def new(name: str, role: str, agents: tuple[str, ...], expires: str, path: str) -> None:
-    """Make a key called NAME and print it: it is shown this once, and kept nowhere."""
+    """Make a key called NAME and print it.
+
+    It is shown this once and kept nowhere: the file has its SHA-256.
+    """
     secret = new_secret()
     change_keys(
         path,
@@ -93,20 +96,13 @@ def new(name: str, role: str, agents: tuple[str, ...], expires: str, path: str) 
 
 
 @keys.command("list")
-@click.option(
-    "--format",
-    "form",
-    type=click.Choice(["text", "json"]),
-    default="text",
-    show_default=True,
-    help="How to print them.",
-)
+@FORMAT
 @_FILE
 def list_(form: str, path: str) -> None:
     """List the keys: name, role, agents, end."""
     found = [_described(key) for key in read_keys(path)]
     if form == "json":
-        click.echo(json.dumps(found, indent=2))
+        echo_json(found)
         return
     rows = [("NAME", "ROLE", "AGENTS", "EXPIRES")]
     for key in found:
@@ -136,6 +132,9 @@ def _described(key: Key) -> dict[str, Any]:
 @click.argument("name")
 @_FILE
 def revoke(name: str, path: str) -> None:
-    """Take the key NAME away: servers refuse it within a second."""
+    """Take the key NAME away.
+
+    Servers refuse it within a second.
+    """
     change_keys(path, lambda source: remove_key(source, path, name))
     click.echo(f"revoked {shown(name)} in {path}")

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from aegis.cli.validate import print_problems
+from aegis.cli.terminal import print_problems
 from aegis.config import Settings, keys_from
 from aegis.errors import PolicyError
 from aegis.server import load_policy_file
@@ -46,7 +46,7 @@ _POSITIVE = _Seconds(min=0, min_open=True, max=86_400)
 
 
 @click.command()
-@click.argument("policy", envvar="AEGIS_POLICY")
+@click.argument("policy", envvar="AEGIS_POLICY", type=click.Path())
 @_option("--host", default="127.0.0.1", help="Address to listen on.")
 @_option("--port", type=click.IntRange(0, 65535), default=8000, help="Port; 0 takes a free one.")
 @_option("--workers", type=click.IntRange(1, 256), default=1, help="Processes.")
@@ -56,12 +56,42 @@ _POSITIVE = _Seconds(min=0, min_open=True, max=86_400)
 @_option("--keys", metavar="FILE", help="Keys and their roles; read again when it changes.")
 @_option("--allow-unauthenticated", is_flag=True, help="Serve other machines without keys.")
 @_option("--allowed-hosts", multiple=True, help="Further Host names, without keys; by commas.")
-@_option("--max-body-bytes", type=click.IntRange(1), default=_DEFAULTS.largest_body_bytes)
-@_option("--max-batch", type=click.IntRange(1), default=_DEFAULTS.largest_batch)
-@_option("--max-nesting", type=click.IntRange(2, _MOST_NESTING), default=_DEFAULTS.deepest_nesting)
-@_option("--body-timeout", type=_POSITIVE, default=_DEFAULTS.body_timeout_s, help="Seconds.")
-@_option("--execute-timeout", type=_POSITIVE, default=_DEFAULTS.execute_timeout_s, help="Seconds.")
-@_option("--audit-timeout", type=_POSITIVE, default=_DEFAULTS.audit_timeout_s, help="Seconds.")
+@_option(
+    "--max-body-bytes",
+    type=click.IntRange(1),
+    default=_DEFAULTS.largest_body_bytes,
+    help="Largest body of a request.",
+)
+@_option(
+    "--max-batch",
+    type=click.IntRange(1),
+    default=_DEFAULTS.largest_batch,
+    help="Most actions in one request.",
+)
+@_option(
+    "--max-nesting",
+    type=click.IntRange(2, _MOST_NESTING),
+    default=_DEFAULTS.deepest_nesting,
+    help="Deepest nesting of a request's JSON.",
+)
+@_option(
+    "--body-timeout",
+    type=_POSITIVE,
+    default=_DEFAULTS.body_timeout_s,
+    help="Seconds for a body to arrive.",
+)
+@_option(
+    "--execute-timeout",
+    type=_POSITIVE,
+    default=_DEFAULTS.execute_timeout_s,
+    help="Seconds for an executor to run one action.",
+)
+@_option(
+    "--audit-timeout",
+    type=_POSITIVE,
+    default=_DEFAULTS.audit_timeout_s,
+    help="Seconds for a record to be committed before its answer is withheld.",
+)
 def serve(
     policy: str,
     host: str,

@@ -2,31 +2,26 @@
 
 from __future__ import annotations
 
-import json
 import sys
-from collections.abc import Iterable
 
 import click
 
+from aegis.cli.terminal import FORMAT, echo_json, paint, print_problems
 from aegis.errors import PolicyError, Problem
 from aegis.server import load_policy_file
 from aegis.server.app import problems_json
 
-__all__ = ["print_problems", "validate"]
+__all__ = ["validate"]
 
 
 @click.command()
-@click.argument("policy")
-@click.option(
-    "--format",
-    "form",
-    type=click.Choice(["text", "json"]),
-    default="text",
-    show_default=True,
-    help="How to print what is found.",
-)
+@click.argument("policy", type=click.Path())
+@FORMAT
 def validate(policy: str, form: str) -> None:
-    """Check POLICY: every problem with its line; exit code 1 when it would be refused."""
+    """Check a policy: every problem with its line.
+
+    The exit code is 1 where POLICY would be refused. Warnings are told, but do no harm.
+    """
     problems: tuple[Problem, ...] = ()
     warnings: tuple[Problem, ...] = ()
     rules = 0
@@ -45,19 +40,10 @@ def validate(policy: str, form: str) -> None:
             "problems": problems_json(problems),
             "warnings": problems_json(warnings),
         }
-        click.echo(json.dumps(found, indent=2, ensure_ascii=False))
+        echo_json(found)
     else:
         print_problems(policy, problems)
-        print_problems(policy, warnings, kind="warning: ")
+        print_problems(policy, warnings, warning=True)
         if not problems:
-            click.echo(f"{policy}: valid, {rules} rules")
+            click.echo(f"{policy}: {paint('valid', 'green')}, {rules} rules")
     sys.exit(1 if problems else 0)
-
-
-def print_problems(
-    policy: str, problems: Iterable[Problem], *, kind: str = "", err: bool = False
-) -> None:
-    """Print problems as compilers do: `file:line: message`."""
-    for problem in problems:
-        place = policy if problem.line is None else f"{policy}:{problem.line}"
-        click.echo(f"{place}: {kind}{problem}", err=err)

@@ -1,0 +1,183 @@
+"""`aegis evaluate`."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from aegis.cli.terminal import FORMAT, echo_json, paint, print_problems
+from aegis.errors import InvalidBody, PolicyError, shown
+
+if TYPE_CHECKING:
+    from aegis.explain import Explanation, RuleSeen
+    from aegis_core import Action
+
+__all__ = ["evaluate"]
+
+_COLORS = {"auto": "green", "approve": "yellow", "block": "red"}
+
+
+def _moment(_ctx: click.Context, _param: click.Parameter, value: str | None) -> float:
+    if value is None:
+        return time.time()
+    try:
+        moment = datetime.fromisoformat(value)
+    except ValueError:
+        moment = None
+    if moment is None or moment.tzinfo is None:
+        raise click.BadParameter(f"{shown(value)} must be a time as in `2027-01-31T18:00:00Z`")
+    return moment.timestamp()
+
+
+@click.command()
+@click.argument("policy", type=click.Path())
+@click.option("--type", "action_type", required=True, help="The action's type, as in `delete`.")
+@click.option("--target", default="", help="What it is done to, as in `prod-db`. Default: none.")
+@click.option("--params", metavar="JSON", help="Its parameters, a JSON object. Default: none.")
+@click.option("--agent", default="", help="The agent that wants it. Default: none.")
+@click.option("--at", metavar="TIME", callback=_moment, help="When, in RFC 3339. Default: now.")
+@click.option("--explain", "explained", is_flag=True, help="Say which rules decided, and why.")
+@FORMAT
+def evaluate(
+    policy: str,
+    action_type: str,
+    target: str,
+    params: str | None,
+    agent: str,
+    at: float,
+    explained: bool,
+    form: str,
+) -> None:
+    """Decide about one action by POLICY, without a server.
+
+    The exit code is 0 where the action is allowed and 1 where it is blocked.
+    """
+    from aegis.explain import explain
+    from aegis.server import load_policy_file
+
+    try:
+        loaded = load_policy_file(policy)
+    except PolicyError as error:
+        print_problems(policy, error.problems, err=True)
+        sys.exit(2)
+    action = _action(action_type, target, params, agent)
+    explanation = explain(loaded, action, at)
+    decision = explanation.decision
+    if form == "json":
+        answer: dict[str, Any] = {
+            "action_type": action.type,
+            "target": action.target,
+            "risk_level": decision.risk_level.name,
+            "approval": decision.approval.value,
+            "is_allowed": decision.is_allowed,
+            "matched_rule": decision.matched_rule,
+        }
+        if decision.error is not None:
+            answer["error"] = decision.error
+        if explained:
+            answer["explanation"] = _as_json(explanation, policy)
+        echo_json(answer)
+    else:
+        word = paint(decision.approval.value, _COLORS[decision.approval.value], bold=True)
+        click.echo(f"{word}  {decision.risk_level.name}  by {shown(decision.matched_rule)}")
+        if decision.error is not None:
+            click.echo(f"  cannot be judged: {decision.error}")
+        if explained:
+            for line in _as_text(explanation, policy):
+                click.echo(line)
+    sys.exit(0 if decision.is_allowed else 1)
+
+
+def _action(action_type: str, target: str, params: str | None, agent: str) -> Action:
+    """The action of the options, checked as that of a request is."""
+    from aegis import codec
+    from aegis.config import Settings
+
+    item: dict[str, Any] = {"action_type": action_type, "target": target, "agent_id": agent}
+    try:
+        if params is not None:
+            item["params"] = codec.loads(
+                params.encode(errors="surrogateescape"), Settings().deepest_nesting
+            )
+        return codec.action(item)
+    except InvalidBody as error:
+        said = str(error).replace("the body is", "--params is")
+        raise click.UsageError(said) from None
+
+
+def _place(seen: RuleSeen, policy: str) -> str:
+    return policy if seen.line is None else f"{policy}:{seen.line}"
+
+
+def _as_text(explanation: Explanation, policy: str) -> Iterator[str]:
+    decider = explanation.decider
+    if decider is None:
+        yield f"  no rule matches, so the defaults of {policy} decide"
+    else:
+        rule = decider.rule
+        yield f"  {paint(_place(decider, policy), 'cyan')}: the first rule that matches"
+        patterns = (
+            ("type", rule.match_type),
+            ("target", rule.match_target),
+            ("agent", rule.match_agent),
+        )
+        yield "    " + ", ".join(f"{name} {shown(pattern)}" for name, pattern in patterns)
+        yield from _conditions(decider)
+    if explanation.nearest:
+        yield "  nearest rules before it that do not match:"
+    for seen in explanation.nearest:
+        where = f"    {paint(_place(seen, policy), 'cyan')}: {shown(seen.rule.name)}"
+        if seen.mismatch is not None:
+            yield f"{where}: {seen.mismatch} {shown(seen.pattern)} does not match {shown(seen.value)}"
+        else:
+            yield f"{where}: its patterns match, its conditions do not hold"
+            yield from _conditions(seen, "  ")
+    more = explanation.passed_over - len(explanation.nearest)
+    if more:
+        yield f"    and {more} more"
+
+
+def _conditions(seen: RuleSeen, indent: str = "") -> Iterator[str]:
+    for condition in seen.conditions:
+        found = "missing" if condition.seen is None else shown(condition.seen)
+        match condition.held:
+            case True:
+                verdict = "holds"
+            case False:
+                verdict = "does not hold"
+            case reason:
+                verdict = f"cannot be judged: {reason}"
+        yield f"    {indent}{condition.name} {shown(condition.wanted)}: {found}, {verdict}"
+
+
+def _as_json(explanation: Explanation, policy: str) -> dict[str, Any]:
+    return {
+        "file": policy,
+        "decider": None if explanation.decider is None else _rule_json(explanation.decider),
+        "nearest": [_rule_json(seen) for seen in explanation.nearest],
+        "passed_over": explanation.passed_over,
+    }
+
+
+def _rule_json(seen: RuleSeen) -> dict[str, Any]:
+    return {
+        "rule": seen.rule.name,
+        "line": seen.line,
+        "mismatch": seen.mismatch
+        and {"of": seen.mismatch, "pattern": seen.pattern, "value": seen.value},
+        "conditions": [
+            {
+                "name": condition.name,
+                "wanted": condition.wanted,
+                "seen": condition.seen,
+                "held": condition.held if isinstance(condition.held, bool) else None,
+                "error": None if isinstance(condition.held, bool) else condition.held,
+            }
+            for condition in seen.conditions
+        ],
+    }
