@@ -22,7 +22,7 @@ FIELDS = [file.parent.name for file in FILES]
 MOMENTS = [
     datetime(2026, 11, day, hour, 30, tzinfo=UTC).timestamp()
     for day in range(23, 30)
-    for hour in range(24)
+    for hour in range(0, 24, 4)
 ]
 
 
