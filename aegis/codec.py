@@ -167,6 +167,9 @@ def _check_others(item: dict[str, Any], index: int | None) -> None:
 def _depth(value: Any, index: int | None) -> int:
     # 3.0 is an integer too: JSON has but one kind of number.
     if isinstance(value, float) and value.is_integer():
+        # The parser makes a float of an integer that is too large: which one was sent is unknown.
+        if abs(value) >= 2**53:
+            raise _wrong(index, "chain_depth", "does not fit into 64 bits")
         value = int(value)
     if type(value) is not int:
         raise _wrong(index, "chain_depth", f"must be an integer, not {named(value)}")

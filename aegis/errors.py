@@ -10,7 +10,8 @@
         ├── InvalidBody             400 invalid_json | invalid_body
         ├── InvalidQuery            400 invalid_query
         ├── Unauthorized            401 unauthorized
-        ├── Forbidden               403 forbidden | foreign_host | foreign_origin | not_local
+        ├── Forbidden               403 forbidden | forbidden_agent | foreign_host
+        │                               | foreign_origin | not_local
         ├── NotFound                404 not_found
         ├── MethodNotAllowed        405 method_not_allowed
         ├── BodyTimeout             408 body_timeout

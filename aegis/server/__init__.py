@@ -19,6 +19,7 @@ from aegis.errors import ConfigError, NotReady, shown
 from aegis.execution import Enforcer, Executor, NoOpExecutor
 from aegis.keys import KeyRing, Permission, environment_keys, read_keys
 from aegis.policies import LoadedPolicy, Policy, load_text, read_policy
+from aegis.server import openapi
 from aegis.server.admin import YAML_TYPES, Admin
 from aegis.server.api import Api
 from aegis.server.app import App, Lifecycle, Route
@@ -129,6 +130,9 @@ def build_app(
         ("GET", "/health"): Route(api.health, None, needs_service=False),
         ("GET", "/health/live"): Route(api.live, None, needs_service=False),
         ("GET", "/health/ready"): Route(api.ready, None),
+        ("GET", "/openapi.json"): Route(
+            openapi.handler(settings), Permission.DESCRIBE, needs_service=False
+        ),
         ("POST", "/api/v1/evaluate"): Route(api.evaluate, Permission.DECIDE, body),
         ("POST", "/api/v1/execute"): Route(api.execute, Permission.DECIDE, body),
         ("GET", "/api/v1/audit"): Route(api.audit, Permission.READ),

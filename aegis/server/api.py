@@ -19,7 +19,7 @@ from aegis.keys import Key
 from aegis.server.app import Answer, Caller, Headers
 from aegis_core import Engine, RiskLevel
 
-__all__ = ["Api"]
+__all__ = ["AUDIT_PARAMETERS", "Api"]
 
 LARGEST_LIMIT = 1_000_000_000
 LARGEST_ID = 2**63 - 1
@@ -188,10 +188,10 @@ def read_filter(query: bytes) -> AuditFilter:
         ) from None
     wanted: dict[str, Any] = {}
     for name, value in pairs:
-        if name not in _PARAMETERS:
-            hint = did_you_mean(name, _PARAMETERS)
+        if name not in AUDIT_PARAMETERS:
+            hint = did_you_mean(name, AUDIT_PARAMETERS)
             raise InvalidQuery(f"unknown parameter {shown(name)}{hint}")
-        member, read = _PARAMETERS[name]
+        member, read = AUDIT_PARAMETERS[name]
         if not value:
             continue
         if member in wanted:
@@ -244,7 +244,7 @@ def _time(name: str, value: str) -> int:
     )
 
 
-_PARAMETERS: dict[str, tuple[str, Callable[[str, str], Any]]] = {
+AUDIT_PARAMETERS: dict[str, tuple[str, Callable[[str, str], Any]]] = {
     "session_id": ("session_id", _text),
     "action_type": ("action_type", _text),
     "risk_level": ("risk_level", _risk_level),

@@ -40,10 +40,12 @@ OPEN = (200, 200, 200, 200, 200, 200, 200, 200)
 TO_DECIDE = (401, 401, 200, 200, 200, 403, 403, 200)
 TO_READ = (401, 401, 200, 200, 403, 200, 200, 200)
 TO_CHANGE = (401, 401, 403, 200, 403, 403, 200, 200)
+WITH_ANY_KEY = (401, 401, 200, 200, 200, 200, 200, 200)
 MATRIX = {
     ("GET", "/health"): OPEN,
     ("GET", "/health/live"): OPEN,
     ("GET", "/health/ready"): OPEN,
+    ("GET", "/openapi.json"): WITH_ANY_KEY,
     ("POST", EVALUATE): TO_DECIDE,
     ("POST", EXECUTE): TO_DECIDE,
     ("GET", AUDIT): TO_READ,

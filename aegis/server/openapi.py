@@ -1,0 +1,568 @@
+"""The API's description, in OpenAPI 3.1; its table of operations mirrors that of the routes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+from aegis import __version__
+from aegis.audit import ResultStatus
+from aegis.codec import dumps
+from aegis.config import Settings
+from aegis.server.api import LARGEST_ID, LARGEST_LIMIT
+from aegis.server.app import Answer, Caller, Headers
+from aegis_core import Approval, RiskLevel
+
+__all__ = ["ERRORS", "document", "handler"]
+
+Schema = dict[str, Any]
+
+ERRORS: dict[int, tuple[str, tuple[str, ...]]] = {
+    400: (
+        "The request is refused: what is wrong, and where.",
+        ("invalid_json", "invalid_body", "invalid_query", "invalid_policy"),
+    ),
+    401: ("No key, or not a good one.", ("unauthorized",)),
+    403: (
+        "The key may not do this; without keys: the caller is not on this machine.",
+        ("forbidden", "forbidden_agent", "foreign_host", "foreign_origin", "not_local"),
+    ),
+    404: ("No such path.", ("not_found",)),
+    405: ("No such method on this path.", ("method_not_allowed",)),
+    408: ("The body did not arrive in time.", ("body_timeout",)),
+    412: ("Another change came first.", ("precondition_failed",)),
+    413: ("The body is over its limit.", ("body_too_large",)),
+    415: ("The body is declared as something else.", ("unsupported_media_type",)),
+    500: ("A defect of the server.", ("internal_error",)),
+    503: (
+        "Not now: policy or audit are not available.",
+        ("not_ready", "store_unavailable", "audit_unavailable"),
+    ),
+}
+"""What each status of a refusal means, and the codes that it has."""
+
+_TEXT: Schema = {"type": "string"}
+_TEXT_OR_NULL: Schema = {"type": ["string", "null"]}
+_RISK = {"type": "string", "enum": [level.name for level in RiskLevel]}
+_NOT_NULL = {
+    "anyOf": [
+        {"type": "number", "minimum": -(2**63), "maximum": 2**63},
+        {"type": ["boolean", "string", "array", "object"]},
+    ]
+}
+_APPROVAL = {"type": "string", "enum": [approval.value for approval in Approval]}
+_STATUS = {"type": "string", "enum": [status.value for status in ResultStatus]}
+_INT64 = {"type": "integer", "minimum": -(2**63), "maximum": 2**63 - 1}
+_SHA256 = {"type": "string", "pattern": "^[0-9a-f]{64}$"}
+_ANY_NUMBER = {"type": "number", "minimum": -(2**63), "maximum": 2**63}
+
+
+def _object(properties: Schema, *, optional: tuple[str, ...] = (), description: str = "") -> Schema:
+    """An object that has just these members, all but the optional ones always."""
+    schema: Schema = {
+        "type": "object",
+        "properties": properties,
+        "required": [name for name in properties if name not in optional],
+        "additionalProperties": False,
+    }
+    return {"description": description, **schema} if description else schema
+
+
+def _ref(name: str) -> Schema:
+    return {"$ref": f"#/components/schemas/{name}"}
+
+
+def _list_of(name: str, **limits: int) -> Schema:
+    return {"type": "array", "items": _ref(name), **limits}
+
+
+_ACTION: Schema = {
+    "type": "object",
+    "description": "What an agent is about to do. Members that are not known are ignored, and null"
+    " stands for a member that is left out.",
+    "properties": {
+        "action_type": {**_TEXT_OR_NULL, "description": "The kind of operation, as in `delete`."},
+        "type": {"description": "The same; counts where `action_type` is left out."},
+        "target": {**_TEXT, "default": "", "description": "What it is done to, as in `prod-db`."},
+        "params": {"type": ["object", "null"], "description": "Its parameters."},
+        "description": {**_TEXT_OR_NULL, "description": "For the audit."},
+        "agent_id": {**_TEXT_OR_NULL, "description": "Who wants it."},
+        "session_id": {**_TEXT_OR_NULL, "description": "The server's own where it is left out."},
+        "parent_agent_id": {**_TEXT_OR_NULL, "description": "Who asked that agent to."},
+        "chain_id": {**_TEXT_OR_NULL, "description": "The delegation that it belongs to."},
+        "chain_depth": {
+            "anyOf": [_INT64, {"type": "null"}],
+            "description": "How deep in that delegation; 0 where it is left out.",
+        },
+        "actions": False,
+    },
+    "anyOf": [
+        {
+            "required": ["action_type"],
+            "properties": {"action_type": {"type": "string", "minLength": 1}},
+        },
+        {
+            "required": ["type"],
+            "properties": {
+                "action_type": {"type": "null"},
+                "type": {"type": "string", "minLength": 1},
+            },
+        },
+    ],
+}
+
+_MAPPING_TO = "Of parameter names to values."
+_CONDITIONS: Schema = {
+    "type": "object",
+    "description": "All must hold.",
+    "properties": {
+        "time_after": {"type": "string", "pattern": "^([01]?[0-9]|2[0-3]):[0-5][0-9]$"},
+        "time_before": {"type": "string", "pattern": "^([01]?[0-9]|2[0-3]):[0-5][0-9]$"},
+        "timezone": {
+            "type": "string",
+            "format": "time-zone",
+            "description": "As in `Europe/Paris`.",
+        },
+        "weekdays": {
+            "type": "array",
+            "items": {"type": "integer", "minimum": 1, "maximum": 7},
+            "description": "1 is Monday.",
+        },
+        "param_eq": {
+            "type": "object",
+            "additionalProperties": _NOT_NULL,
+            "description": _MAPPING_TO,
+        },
+        **{
+            f"param_{name}": {
+                "type": "object",
+                "additionalProperties": {"anyOf": [_ANY_NUMBER, _TEXT]},
+                "description": _MAPPING_TO,
+            }
+            for name in ("gt", "lt", "gte", "lte")
+        },
+        "param_contains": {
+            "type": "object",
+            "additionalProperties": _NOT_NULL,
+            "description": _MAPPING_TO,
+        },
+        "param_matches": {
+            "type": "object",
+            "additionalProperties": {"type": "string", "format": "re2"},
+            "description": "Of parameter names to regular expressions in RE2's syntax.",
+        },
+    },
+    "additionalProperties": False,
+}
+
+_ANY_CASE = {
+    "type": "string",
+    "pattern": "^([lL][oO][wW]|[mM][eE][dD][iI][uU][mM]|[hH][iI][gG][hH]|[cC][rR][iI][tT][iI][cC][aA][lL])$",
+}
+
+_RULE: Schema = {
+    "type": "object",
+    "properties": {
+        "name": _TEXT,
+        "description": _TEXT,
+        "match": {
+            "type": "object",
+            "properties": {name: {**_TEXT, "default": "*"} for name in ("type", "target", "agent")},
+            "additionalProperties": False,
+        },
+        "risk_level": {**_ANY_CASE, "default": "medium"},
+        "approval": {**_APPROVAL, "default": "approve"},
+        "conditions": _ref("Conditions"),
+    },
+    "additionalProperties": False,
+}
+
+_DOCUMENT_MEMBERS: Schema = {
+    "version": {"enum": ["1", 1], "default": "1"},
+    "defaults": {
+        "type": ["object", "null"],
+        "properties": {"risk_level": _ANY_CASE, "approval": _APPROVAL},
+        "additionalProperties": False,
+    },
+    "rules": {"type": ["array", "null"], "items": _ref("Rule")},
+    "scope": _TEXT,
+    "scope_id": _TEXT,
+    "description": _TEXT,
+}
+
+
+def _document_with(*required: str) -> Schema:
+    return {
+        "type": "object",
+        "properties": _DOCUMENT_MEMBERS,
+        "patternProperties": {"^x-": {}},
+        "additionalProperties": False,
+        "required": list(required),
+    }
+
+
+def _schemas(settings: Settings) -> Schema:
+    batch = {"maxItems": settings.largest_batch}
+    return {
+        "Action": _ACTION,
+        "Actions": {
+            "description": "One action, or several: as a list, or under `actions`.",
+            "oneOf": [
+                _ref("Action"),
+                {
+                    "type": "object",
+                    "properties": {"actions": _list_of("Action", **batch)},
+                    "required": ["actions"],
+                },
+                _list_of("Action", **batch),
+            ],
+        },
+        "Decision": _object(
+            {
+                "action_type": _TEXT,
+                "target": _TEXT,
+                "risk_level": _RISK,
+                "approval": _APPROVAL,
+                "is_allowed": {"type": "boolean", "description": "False where it is blocked."},
+                "matched_rule": {**_TEXT, "description": "`<default>` where no rule matches."},
+                "error": {**_TEXT, "description": "Why the rule could not be judged."},
+            },
+            optional=("error",),
+        ),
+        "Result": _object(
+            {
+                "action_type": _TEXT,
+                "target": _TEXT,
+                "status": _STATUS,
+                "data": {"description": "What the executor gave."},
+                "error": _TEXT_OR_NULL,
+            }
+        ),
+        "AuditRecord": _object(
+            {
+                "id": {"type": "integer", "minimum": 1},
+                "session_id": _TEXT,
+                "timestamp": {"type": "string", "format": "date-time"},
+                "action_type": _TEXT,
+                "action_target": _TEXT,
+                "action_params": {**_TEXT, "contentMediaType": "application/json"},
+                "action_desc": _TEXT_OR_NULL,
+                "risk_level": _RISK,
+                "approval": _APPROVAL,
+                "matched_rule": _TEXT,
+                "human_decision": _TEXT_OR_NULL,
+                "result_status": _STATUS,
+                "result_data": {**_TEXT_OR_NULL, "contentMediaType": "application/json"},
+                "result_error": _TEXT_OR_NULL,
+                "agent_id": _TEXT_OR_NULL,
+                "parent_agent_id": _TEXT_OR_NULL,
+                "chain_id": _TEXT_OR_NULL,
+                "chain_depth": _INT64,
+                "policy_version": {"type": "integer", "minimum": 1},
+                "key_name": {**_TEXT_OR_NULL, "description": "Whose key asked for it."},
+            }
+        ),
+        "Conditions": _CONDITIONS,
+        "Rule": _RULE,
+        "PolicyDocument": {
+            **_document_with(),
+            "type": ["object", "null"],
+            "description": "A policy file; an empty one has nothing but the defaults.",
+        },
+        "PolicyInForce": _object(
+            {
+                "default_risk_level": _RISK,
+                "default_approval": _APPROVAL,
+                "rules": {
+                    "type": "array",
+                    "items": _object(
+                        {
+                            "name": _TEXT,
+                            "match_type": _TEXT,
+                            "match_target": _TEXT,
+                            "match_agent": _TEXT,
+                            "risk_level": _RISK,
+                            "approval": _APPROVAL,
+                            "conditions": {"type": "object"},
+                        }
+                    ),
+                },
+                "version": {"type": "integer", "minimum": 1},
+                "sha256": _SHA256,
+                "origin": {"enum": ["file", "put"]},
+                "key_name": {**_TEXT_OR_NULL, "description": "Whose key put it."},
+                "source": {**_TEXT, "description": "The policy's text."},
+            }
+        ),
+        "PolicyUpdated": _object(
+            {
+                "status": {"const": "updated"},
+                "rule_count": {"type": "integer", "minimum": 0},
+                "version": {"type": "integer", "minimum": 1},
+                "sha256": _SHA256,
+                "warnings": _list_of("Problem"),
+            }
+        ),
+        "Problem": _object(
+            {
+                "line": {"type": ["integer", "null"], "minimum": 1},
+                "rule": _TEXT_OR_NULL,
+                "key": _TEXT,
+                "message": _TEXT,
+            },
+            description="One thing that is wrong with a policy, or odd about it.",
+        ),
+        "Health": _object({"status": {"const": "ok"}, "version": _TEXT}, optional=("version",)),
+        **{
+            f"Error{status}": _object(
+                {
+                    "error": {**_TEXT, "minLength": 1},
+                    "code": {"type": "string", "enum": list(codes)},
+                    **({"problems": _list_of("Problem")} if status == 400 else {}),
+                },
+                optional=("problems",),
+                description=said,
+            )
+            for status, (said, codes) in ERRORS.items()
+        },
+    }
+
+
+_REQUEST_ID = {
+    "X-Request-Id": {
+        "description": "Echoed where one of at most 128 visible characters is sent.",
+        "required": True,
+        "schema": {"type": "string", "pattern": "^[!-~]{1,128}$"},
+    }
+}
+_POLICY_VERSION = {
+    "X-Aegis-Policy-Version": {
+        "description": "The version of the policy that was asked.",
+        "required": True,
+        "schema": {"type": "integer", "minimum": 1},
+    }
+}
+_ERROR_HEADERS: dict[int, Schema] = {
+    401: {"WWW-Authenticate": {"required": True, "schema": {"const": "Bearer"}}},
+    405: {"Allow": {"required": True, "schema": _TEXT}},
+    503: {
+        "Retry-After": {"description": "Seconds.", "required": True, "schema": {"type": "integer"}}
+    },
+}
+
+
+def _answer(description: str, schema: Schema, *, versioned: bool = False) -> Schema:
+    headers = _REQUEST_ID | (_POLICY_VERSION if versioned else {})
+    return {
+        "description": description,
+        "headers": headers,
+        "content": {"application/json": {"schema": schema}},
+    }
+
+
+def _refusals(*statuses: int) -> Schema:
+    return {
+        str(status): {
+            "description": ERRORS[status][0],
+            "headers": _REQUEST_ID | _ERROR_HEADERS.get(status, {}),
+            "content": {"application/json": {"schema": _ref(f"Error{status}")}},
+        }
+        for status in sorted((*statuses, 403, 500))
+    }
+
+
+def _one_or_list(name: str) -> Schema:
+    return {"oneOf": [_ref(name), _list_of(name)]}
+
+
+def _asking(name: str, summary: str, operation_id: str, **more: Any) -> Schema:
+    return {
+        "operationId": operation_id,
+        "summary": summary,
+        "requestBody": {
+            "required": True,
+            "content": {
+                "application/json": {
+                    "schema": _ref("Actions"),
+                    "example": {"action_type": "delete", "target": "prod-db"},
+                }
+            },
+        },
+        "responses": {
+            "200": _answer(
+                "For one action an object, for several a list.", _one_or_list(name), versioned=True
+            ),
+            **_refusals(400, 401, 408, 413, 415, 503),
+        },
+        **more,
+    }
+
+
+def _parameter(name: str, schema: Schema, description: str) -> Schema:
+    return {
+        "name": name,
+        "in": "query",
+        "required": False,
+        "allowEmptyValue": True,
+        "schema": schema,
+        "description": description,
+    }
+
+
+_ID = {"type": "integer", "minimum": 0, "maximum": LARGEST_ID}
+_AUDIT_PARAMETERS = [
+    _parameter("session_id", _TEXT, "Of this session."),
+    _parameter("action_type", _TEXT, "Of this type."),
+    _parameter("risk_level", _ANY_CASE, "Of this risk level."),
+    _parameter("result_status", _STATUS, "With this outcome."),
+    _parameter("agent_id", _TEXT, "By this agent."),
+    _parameter("matched_rule", _TEXT, "Decided by this rule."),
+    _parameter("since", {"type": "string", "format": "date-time"}, "At or after this moment."),
+    _parameter("until", {"type": "string", "format": "date-time"}, "At or before this moment."),
+    _parameter("after", _ID, "With a larger id."),
+    _parameter("before", _ID, "With a smaller id."),
+    _parameter(
+        "limit",
+        {"type": "integer", "minimum": 0, "maximum": LARGEST_LIMIT},
+        "The newest so many of them; with `after`, the first so many after it.",
+    ),
+]
+
+_IF_MATCH = {
+    "name": "If-Match",
+    "in": "header",
+    "required": False,
+    "schema": _TEXT,
+    "description": 'The version that this change follows, in quotes as in `"7"`, or `*`.',
+}
+
+
+def _health(operation_id: str, summary: str, *refusals: int) -> Schema:
+    return {
+        "operationId": operation_id,
+        "summary": summary,
+        "security": [{}],
+        "responses": {"200": _answer("It is.", _ref("Health")), **_refusals(*refusals)},
+    }
+
+
+OPERATIONS: dict[tuple[str, str], Schema] = {
+    ("GET", "/health"): _health("health", "The release that answers"),
+    ("GET", "/health/live"): _health("live", "Whether the process answers"),
+    ("GET", "/health/ready"): _health("ready", "Whether it can decide and record", 503),
+    ("GET", "/openapi.json"): {
+        "operationId": "openapi",
+        "summary": "This description",
+        "responses": {"200": _answer("OpenAPI 3.1.", {"type": "object"}), **_refusals(401)},
+    },
+    ("POST", "/api/v1/evaluate"): _asking("Decision", "Decide, without executing", "evaluate"),
+    ("POST", "/api/v1/execute"): _asking(
+        "Result",
+        "Decide, approve, execute, audit",
+        "execute",
+        description="A batch runs in order, one after the other; each action stands alone.",
+    ),
+    ("GET", "/api/v1/audit"): {
+        "operationId": "audit",
+        "summary": "Audit records, oldest first",
+        "parameters": _AUDIT_PARAMETERS,
+        "responses": {
+            "200": _answer("Those that fit all parameters.", _list_of("AuditRecord")),
+            **_refusals(400, 401, 503),
+        },
+    },
+    ("GET", "/api/v1/policy"): {
+        "operationId": "policy",
+        "summary": "The policy in force",
+        "responses": {
+            "200": _answer("It.", _ref("PolicyInForce"), versioned=True),
+            **_refusals(401, 503),
+        },
+    },
+    ("PUT", "/api/v1/policy"): {
+        "operationId": "putPolicy",
+        "summary": "Change the policy",
+        "description": "When this answers, every worker decides by the new policy.",
+        "parameters": [_IF_MATCH],
+        "requestBody": {
+            "required": True,
+            "content": {
+                "application/json": {
+                    "schema": {
+                        "oneOf": [
+                            {
+                                "type": "object",
+                                "properties": {
+                                    "yaml": {"type": "string", "format": "policy"},
+                                    "rules": False,
+                                    "defaults": False,
+                                },
+                                "required": ["yaml"],
+                            },
+                            {
+                                **_document_with(),
+                                "anyOf": [{"required": ["rules"]}, {"required": ["defaults"]}],
+                            },
+                        ]
+                    },
+                    "example": {
+                        "rules": [{"name": "reads", "match": {"type": "read*"}, "approval": "auto"}]
+                    },
+                },
+                "application/yaml": {"schema": _ref("PolicyDocument")},
+            },
+        },
+        "responses": {
+            "200": _answer("It is in force.", _ref("PolicyUpdated"), versioned=True),
+            **_refusals(400, 401, 408, 412, 413, 415, 503),
+        },
+    },
+}
+"""What answers each (method, path), as the route table has it."""
+
+
+def document(settings: Settings) -> Schema:
+    """The description of a server.
+
+    Args:
+        settings: Its limits, and whether it asks for keys.
+
+    Source: OpenAPI 3.1.1.
+    """
+    keyed: list[Schema] = [] if settings.is_keyless else [{"ApiKey": []}, {"Bearer": []}]
+    paths: dict[str, Schema] = {}
+    for (method, path), operation in OPERATIONS.items():
+        of_keys = {} if "security" in operation else {"security": keyed}
+        paths.setdefault(path, {})[method.lower()] = operation | of_keys
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "Aegis",
+            "version": __version__,
+            "description": "Decides by a policy what AI agents may do, executes it, and keeps an audit.",
+            "license": {"name": "MIT", "identifier": "MIT"},
+        },
+        "servers": [{"url": "/"}],
+        "paths": paths,
+        "components": {
+            "schemas": _schemas(settings),
+            "securitySchemes": {
+                "ApiKey": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
+                "Bearer": {"type": "http", "scheme": "bearer"},
+            },
+        },
+    }
+
+
+def handler(settings: Settings) -> Callable[[bytes, Headers, bytes, Caller], Answer]:
+    """What answers `GET /openapi.json`."""
+
+    @cache
+    def written() -> bytes:
+        return dumps(document(settings))
+
+    def openapi(_body: bytes, _headers: Headers, _query: bytes, _caller: Caller) -> Answer:
+        return 200, (), written()
+
+    return openapi
