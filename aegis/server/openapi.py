@@ -47,7 +47,7 @@ _TEXT_OR_NULL: Schema = {"type": ["string", "null"]}
 _RISK = {"type": "string", "enum": [level.name for level in RiskLevel]}
 _NOT_NULL = {
     "anyOf": [
-        {"type": "number", "minimum": -(2**63), "maximum": 2**63},
+        {"type": "number", "minimum": -(2**63), "maximum": 2**64 - 1},
         {"type": ["boolean", "string", "array", "object"]},
     ]
 }
@@ -55,7 +55,7 @@ _APPROVAL = {"type": "string", "enum": [approval.value for approval in Approval]
 _STATUS = {"type": "string", "enum": [status.value for status in ResultStatus]}
 _INT64 = {"type": "integer", "minimum": -(2**63), "maximum": 2**63 - 1}
 _SHA256 = {"type": "string", "pattern": "^[0-9a-f]{64}$"}
-_ANY_NUMBER = {"type": "number", "minimum": -(2**63), "maximum": 2**63}
+_ANY_NUMBER = {"type": "number", "minimum": -(2**63), "maximum": 2**64 - 1}
 
 
 def _object(properties: Schema, *, optional: tuple[str, ...] = (), description: str = "") -> Schema:
