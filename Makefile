@@ -5,7 +5,7 @@
 #   make nightly  the property tests at length: 100,000 pairs, 10,000 examples each
 #   make check    the static checks; `make --keep-going check` tells all that is wrong at once
 #   make format   put the code into the form that `make check` wants
-#   make bench    the benchmarks; the one over HTTP needs wrk
+#   make bench    the full benchmark, into bench-results; ARGS=--agent-aegis takes it along
 #   make clean    remove what these targets made
 #
 # Needs Python 3.11 or newer with venv (another than `python3`: make PYTHON=python3.12 ...), a C
@@ -52,9 +52,7 @@ format: $(VENV)/check-tools
 	ruff format $(PYTHON_CODE)
 
 bench: $(VENV)/installed
-	python -m benchmarks.engine
-	@if command -v wrk >/dev/null; then echo "python -m benchmarks.http"; python -m benchmarks.http; \
-	else echo "benchmarks.http left out: it needs wrk"; fi
+	python -m benchmarks $(ARGS)
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache .benchmarks

@@ -1,1 +1,1 @@
-"""What is measured, and how: each part runs as `python -m benchmarks.<part>`."""
+"""The full benchmark (`python -m benchmarks`), and what is run under pytest-benchmark."""

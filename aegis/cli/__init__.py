@@ -8,6 +8,7 @@ import sys
 import click
 
 from aegis import __version__
+from aegis.cli.bench import bench
 from aegis.cli.completion import completion
 from aegis.cli.evaluate import evaluate
 from aegis.cli.init import init
@@ -58,5 +59,5 @@ def main() -> None:
         logging.addLevelName(level, logging.getLevelName(level).lower())
 
 
-for command in (init, validate, evaluate, serve, keys, completion):
+for command in (init, validate, evaluate, serve, keys, bench, completion):
     main.add_command(command)
