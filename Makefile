@@ -2,7 +2,7 @@
 #
 #   make serve    build, and run the server; ARGS="--port 9000" passes options on
 #   make test     run all tests; ARGS="-m 'not slow'" or ARGS=tests/unit narrows them
-#   make nightly  the property tests at length: 100,000 pairs, 10,000 examples each
+#   make nightly  the property tests at length: 100,000 pairs, 10,000 examples each; the API's description
 #   make check    the static checks; `make --keep-going check` tells all that is wrong at once
 #   make format   put the code into the form that `make check` wants
 #   make bench    the full benchmark, into bench-results; ARGS=--agent-aegis takes it along
@@ -32,6 +32,7 @@ test: $(VENV)/installed $(VENV)/test-tools
 
 nightly: $(VENV)/installed $(VENV)/test-tools
 	AEGIS_PAIRS=100000 HYPOTHESIS_PROFILE=nightly python -m pytest tests/property --timeout 0 $(ARGS)
+	AEGIS_API_EXAMPLES=1000 python -m pytest tests/process/test_openapi.py
 
 check: check-style check-types check-imports
 

@@ -27,7 +27,7 @@ _DOINGS = {
 class Gate:
     """Admits callers.
 
-    Invariant: keys are only ever compared as digests, in constant time.
+    Invariant: a key that is not known to be good is only ever compared as a digest, in constant time.
 
     Args:
         settings: Which hosts are ours, and whether callers need keys.

@@ -189,6 +189,7 @@ class KeyRing:
     ) -> None:
         self._fixed = {key.digest: key for key in fixed}
         self._keys = self._fixed
+        self._good: dict[bytes, Key] = {}  # at most as many as there are keys
         self._path = path
         self._clock = clock
         self._seen: object = ()  # what the file looked like when it was read
@@ -201,12 +202,19 @@ class KeyRing:
         if self._path is not None and (now := self._clock()) >= self._look_at:
             self._look_at = now + LOOK_AGAIN_S
             self._look(self._path)
+        # A digest costs more than a decision, so good keys are remembered as they were sent. No step
+        # tells how much of a wrong key is right: a dict hashes with a secret of the process's own
+        # and compares nothing unless the whole hash is equal, and of two keys that differ in one
+        # letter the digests have nothing in common.
+        found = self._good.get(secret)
+        if found is not None:
+            return found
         digest = digest_of(secret)
-        # Neither step tells how much of a wrong key is right: of two keys that differ in one
-        # letter the digests have nothing in common, and a dict hashes them with a secret of the
-        # process's own.
         key = self._keys.get(digest, _NOBODY)
-        return key if compare_digest(digest, key.digest) else None
+        if not compare_digest(digest, key.digest):
+            return None
+        self._good[secret] = key
+        return key
 
     def _look(self, path: str) -> None:
         try:
@@ -223,6 +231,7 @@ class KeyRing:
             _log.error("%s; the keys that were read before stay in force", error)
             return
         self._keys = {key.digest: key for key in keys} | self._fixed
+        self._good = {}
         if not first:
             _log.warning("%s was read again: %d keys", shown(path), len(keys))
 

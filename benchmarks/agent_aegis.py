@@ -1,4 +1,7 @@
-"""agent-aegis 1.0.0 from PyPI, in an environment of its own: in process and as a server."""
+"""agent-aegis 1.0.0 from PyPI, in an environment of its own: in process and as a server.
+
+Its package is called `aegis` too, so its Python is isolated (`-I`) from the working folder.
+"""
 
 from __future__ import annotations
 
@@ -44,7 +47,7 @@ def in_process(python: Path, policy: Path, asked: list[tuple[str, str]]) -> list
     actions = policy.with_suffix(".asked.json")
     actions.write_text(json.dumps(asked))
     done = subprocess.run(
-        [python, "-c", IN_PROCESS, policy, actions],
+        [python, "-I", "-c", IN_PROCESS, policy, actions],
         check=True,
         stdout=subprocess.PIPE,
         stderr=sys.stderr,
@@ -57,5 +60,5 @@ def in_process(python: Path, policy: Path, asked: list[tuple[str, str]]) -> list
 def command(python: Path, policy: Path, port: int, database: Path) -> list[str]:
     """What starts its server."""
     start = "import sys; from aegis.cli.main import main; sys.exit(main())"
-    options = ["--port", str(port), "--db", str(database)]
-    return [str(python), "-c", start, "serve", str(policy), *options]
+    options = ["--port", str(port), "--audit-db", str(database), "--no-dashboard"]
+    return [str(python), "-I", "-c", start, "serve", str(policy), *options]

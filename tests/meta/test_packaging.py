@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 import tarfile
-import venv
 from pathlib import Path
 from zipfile import ZipFile
 
 import pytest
 
 import aegis
+from tests.meta.conftest import run
 
 CHECKOUT = Path(__file__).parents[2]
 PACKAGES = ("aegis", "aegis_core")
@@ -27,24 +24,6 @@ print(engine.evaluate("read_mail").matched_rule, engine.evaluate("delete").appro
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 
-def run(*command: str | Path, cwd: Path) -> str:
-    """What the command prints; a test that fails shows what it said."""
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    done = subprocess.run(
-        command, cwd=cwd, env=environment, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
-
-
-@pytest.fixture(scope="module")
-def dist(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder with the sdist and with the wheel that was built from it."""
-    folder = tmp_path_factory.mktemp("dist")
-    run(sys.executable, "-m", "build", "--outdir", folder, CHECKOUT, cwd=folder)
-    return folder
-
-
 @pytest.fixture(scope="module")
 def sdist_names(dist: Path) -> set[str]:
     """The files of the sdist, without the folder that all of them are in."""
@@ -53,26 +32,10 @@ def sdist_names(dist: Path) -> set[str]:
 
 
 @pytest.fixture(scope="module")
-def wheel(dist: Path) -> Path:
-    """The wheel."""
-    return next(dist.glob("*.whl"))
-
-
-@pytest.fixture(scope="module")
 def wheel_names(wheel: Path) -> set[str]:
     """The files of the wheel."""
     with ZipFile(wheel) as archive:
         return set(archive.namelist())
-
-
-@pytest.fixture(scope="module")
-def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of commands of a fresh environment that has the wheel and what it asks for."""
-    home = tmp_path_factory.mktemp("installed")
-    venv.create(home, with_pip=True)
-    commands = home / "bin"
-    run(commands / "python", "-m", "pip", "install", "--quiet", wheel, cwd=home)
-    return commands
 
 
 def sources(*suffixes: str) -> set[str]:

@@ -1,0 +1,159 @@
+"""The documents name all there is: options, routes, errors, parameters, members, limits, names."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import pytest
+
+import aegis
+from aegis.audit import ResultStatus
+from aegis.cli import main
+from aegis.conditions import CONDITIONS
+from aegis.config import Settings
+from aegis.keys import _PERMISSIONS, Permission, Role
+from aegis.server.api import AUDIT_PARAMETERS
+from aegis.server.openapi import ERRORS, document
+from tests.contract.client import app_of, routes_of
+from tests.meta.documents import DOCUMENTS, ROOT, rows, words
+
+
+def commands(command: click.Command = main, *names: str) -> Iterator[tuple[str, click.Command]]:
+    """Every command that is no group, and the heading that it has."""
+    if isinstance(command, click.Group):
+        for name, inner in command.commands.items():
+            yield from commands(inner, *names, name)
+    else:
+        arguments = [
+            argument.human_readable_name
+            if argument.required
+            else f"[{argument.human_readable_name}]"
+            for argument in command.params
+            if isinstance(argument, click.Argument)
+        ]
+        yield f"`{' '.join(('aegis', *names, *arguments))}`", command
+
+
+COMMANDS = dict(commands())
+
+
+def default_of(option: click.Option, command: click.Command) -> str:
+    """An option's default as the documents write it."""
+    value = option.to_info_dict().get("default")
+    shown = value if isinstance(value, int | float | str) and not isinstance(value, bool) else ""
+    return f"`{shown}`" if shown != "" else ""
+
+
+@pytest.mark.parametrize("heading", COMMANDS)
+def test_options_stand_in_a_table_with_variable_default_and_meaning(heading: str) -> None:
+    command = COMMANDS[heading]
+    options = [option for option in command.params if isinstance(option, click.Option)]
+    expected = [
+        [
+            f"`{option.opts[0]}`",
+            f"`{option.envvar}`" if option.envvar else "",
+            default_of(option, command),
+            option.help,
+        ]
+        for option in options
+    ]
+    assert rows("docs/cli.md", heading) == expected
+
+
+def test_commands_have_headings_and_headings_have_commands() -> None:
+    text = (ROOT / "docs/cli.md").read_text(encoding="utf-8")
+    assert re.findall(r"^## (.+)$", text, re.MULTILINE) == list(COMMANDS)
+
+
+def test_routes_stand_in_a_table_with_their_permissions() -> None:
+    routes = {
+        (method, path, route.permission.value if route.permission else "none")
+        for (method, path), route in routes_of(app_of()).items()
+        if method != "HEAD"
+    }
+    table = rows("docs/http-api.md", "Routes")
+    assert {(row[0], row[1].strip("`"), row[2].strip("`")) for row in table} == routes
+
+
+def test_errors_stand_in_a_table_with_their_statuses() -> None:
+    errors = [(str(status), code) for status, (_, codes) in ERRORS.items() for code in codes]
+    table = [(row[0], row[1].strip("`")) for row in rows("docs/http-api.md", "Errors")]
+    assert sorted(table) == sorted(errors)
+
+
+def test_parameters_of_the_audit_stand_in_a_table() -> None:
+    table = rows("docs/http-api.md", "The audit")
+    assert [row[0].strip("`") for row in table] == list(AUDIT_PARAMETERS)
+
+
+def test_members_of_records_and_actions_stand_in_tables() -> None:
+    schemas = document(Settings())["components"]["schemas"]
+    told = {word for row in rows("docs/http-api.md", "Records") for word in words(row[0])}
+    assert told == set(schemas["AuditRecord"]["properties"])
+    members = {word for row in rows("docs/http-api.md", "Actions") for word in words(row[0])}
+    assert members == set(schemas["Action"]["properties"]) - {"actions"}
+
+
+def test_statuses_of_results_stand_in_a_table() -> None:
+    table = rows("docs/http-api.md", "Decisions and results")
+    assert [row[0].strip("`") for row in table] == [status.value for status in ResultStatus]
+
+
+def test_conditions_stand_in_a_table() -> None:
+    named = [words(row[0])[0].partition(":")[0] for row in rows("docs/policy.md", "Conditions")]
+    assert sorted(named) == sorted(CONDITIONS)
+
+
+def test_permissions_of_roles_stand_in_a_table() -> None:
+    table = {row[0].strip("`"): row[1:] for row in rows("docs/security.md", "Keys and roles")}
+    assert table == {
+        role.value: ["yes" if permission in _PERMISSIONS[role] else "" for permission in Permission]
+        for role in Role
+    }
+
+
+def test_limits_stand_in_a_table() -> None:
+    settings = Settings()
+    limits = [
+        settings.largest_body_bytes,
+        settings.largest_policy_bytes,
+        settings.largest_batch,
+        settings.deepest_nesting,
+        settings.body_timeout_s,
+        settings.execute_timeout_s,
+        settings.audit_timeout_s,
+        settings.drain_timeout_s,
+        settings.queued_records,
+    ]
+    table = [row[1].split()[0] for row in rows("docs/operation.md", "Limits")]
+    assert table == [f"{limit:,.0f}" for limit in limits]
+
+
+def test_public_names_are_told() -> None:
+    text = (ROOT / "docs/embedding.md").read_text(encoding="utf-8")
+    assert [name for name in aegis.__all__ if f"`{name}`" not in text] == []
+
+
+def test_modules_stand_in_the_architecture() -> None:
+    text = (ROOT / "docs/architecture.md").read_text(encoding="utf-8")
+    modules = [path.name for path in (ROOT / "aegis").glob("*.py") if path.name != "__init__.py"]
+    modules += [
+        f"{path.parent.name}/{path.name}" for path in (ROOT / "aegis" / "server").glob("*.py")
+    ]
+    assert [name for name in modules if name not in text and name.split("/")[-1] not in text] == []
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_links_lead_somewhere(path: Path) -> None:
+    links = re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", path.read_text(encoding="utf-8"))
+    missing = [link for link in links if "://" not in link and not (path.parent / link).exists()]
+    assert missing == []
+
+
+def test_every_document_is_linked_from_the_readme() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    pages = [path.name for path in (ROOT / "docs").glob("*.md")]
+    assert [name for name in pages if f"docs/{name}" not in readme] == []
