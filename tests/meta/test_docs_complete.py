@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 
 import aegis
 from aegis.audit import ResultStatus
+from aegis.bench import report
 from aegis.cli import main
 from aegis.conditions import CONDITIONS
 from aegis.config import Settings
@@ -130,6 +132,24 @@ def test_limits_stand_in_a_table() -> None:
     ]
     table = [row[1].split()[0] for row in rows("docs/operation.md", "Limits")]
     assert table == [f"{limit:,.0f}" for limit in limits]
+
+
+def test_quoted_figures_are_those_of_the_stored_run() -> None:
+    stored = json.loads((ROOT / "benchmarks/results/results.json").read_text(encoding="utf-8"))
+    ratios = report.ratios_of(stored)
+    quoted = rows("docs/benchmarks.md", "Figures")
+    assert len(quoted) > 10
+    assert quoted == [[row[0], f"{ratios[row[0]]:.2f}"] for row in quoted]
+
+
+def test_stored_report_is_that_of_the_stored_run() -> None:
+    folder = ROOT / "benchmarks/results"
+    stored = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+    plots = report.plots(stored)
+    assert (folder / "report.md").read_text(encoding="utf-8") == report.markdown(
+        stored, list(plots)
+    )
+    assert {path.name for path in folder.glob("*.svg")} == set(plots)
 
 
 def test_public_names_are_told() -> None:

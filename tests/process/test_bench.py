@@ -24,6 +24,7 @@ def policy(tmp_path: Path) -> Path:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(300)
 def test_json_has_every_figure(tmp_path: Path) -> None:
     done = end_of(tmp_path, "bench", "policy.yaml", "--seconds", "0.3", "--rate", "200", "--json")
     assert done.code == 0, done.stderr
@@ -80,6 +81,7 @@ def test_what_cannot_be_measured_is_exit_code_2(
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(300)
 def test_full_benchmark_writes_its_results(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks", "--quick", "--out", tmp_path / "out"],
