@@ -190,6 +190,9 @@ class _YamlReader:
             mark = error.problem_mark or error.context_mark
             line = mark.line + 1 if mark else None
             said = str(error.problem or error.context)
+            if "maximum nesting depth" in said:  # the parser reads ahead, to a limit of its own
+                said = f"nested deeper than {DEEPEST_NESTING} levels"
+                raise self._refused(said, line) from None
             if "alphabetic or numeric" in said or "cannot start any token" in said:
                 said += "; put texts that begin with a special character, as `*`, in quotes"
             raise self._refused(f"not YAML: {said}", line) from None

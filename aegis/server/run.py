@@ -18,6 +18,7 @@ import select
 import signal
 import socket
 import sys
+import threading
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -267,7 +268,10 @@ class _Server(Granian):  # type: ignore[misc,valid-type]  # granian chooses its 
         said, self.when_stopping = self.when_stopping, None
         if said is not None:
             said()
-        super().signal_handler_interrupt(*args, **kwargs)
+        # Signals interrupt the main thread, which may just be about to wait for this event and hold
+        # its lock: to set the event right here would wait for that lock for ever.
+        stop = super().signal_handler_interrupt
+        threading.Thread(target=stop, args=args, kwargs=kwargs, daemon=True).start()
 
 
 @dataclass(frozen=True, slots=True)
