@@ -6,7 +6,7 @@ decides.
 """
 
 cimport cython
-from aegis_core.block cimport BYTE_ORDER_MARK, FORMAT, Header, Row
+from aegis_core.block cimport BYTE_ORDER_MARK, FIELDS, FORMAT, Header, Row
 from aegis_core.matcher cimport Search, Text, search
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
@@ -263,9 +263,12 @@ cdef class Engine:
             TypeError: A type, target or agent is not text.
         """
         cdef list moment = [None]
-        cdef list decisions = []
-        for action_type, target, agent, params in actions:
-            decisions.append(self._decide(action_type, target, agent, params, moment))
+        cdef list rows = actions if type(actions) is list else list(actions)
+        cdef Py_ssize_t i, count = len(rows)
+        cdef list decisions = [None] * count
+        for i in range(count):
+            if i < len(rows):   # a condition may have taken some away
+                decisions[i] = self._decide_row(rows[i], moment)
         return decisions
 
     def evaluate_json(self, action_type, target="", agent="", params=None):
@@ -408,6 +411,15 @@ cdef class Engine:
         if s.pendings:
             return self._settle(s.limit >> 1, params, moment)
         return self._decision(s.limit >> 1)
+
+    cdef inline object _decide_row(self, object row, list moment):
+        cdef tuple members = row if type(row) is tuple else tuple(row)
+        if PyTuple_GET_SIZE(members) != FIELDS + 1:
+            raise ValueError("an action is (type, target, agent, params)")
+        return self._decide(
+            <object>PyTuple_GET_ITEM(members, 0), <object>PyTuple_GET_ITEM(members, 1),
+            <object>PyTuple_GET_ITEM(members, 2), <object>PyTuple_GET_ITEM(members, 3), moment,
+        )
 
     cdef void _forget(self) noexcept:
         # The epochs begin anew, and no stamp may look as if it were of one that comes.

@@ -119,9 +119,8 @@ cdef void walk(
         if node.label:
             if left < node.label:
                 return
-            for i in range(node.label):
-                if data[i * step] != label[i]:
-                    return
+            if not begins(data, label, node.label, left, step):
+                return
             data += node.label * step
             left -= node.label
         if node.through:
@@ -146,6 +145,23 @@ cdef void walk(
         node = <const Node *>(s.base + places[i])
         data += step
         left -= 1
+
+
+cdef inline bint begins(
+    const char_t *data, const literal_t *label, int32_t length, Py_ssize_t left, Py_ssize_t step
+) noexcept nogil:
+    cdef int32_t i
+    cdef uint64_t one, other
+    if char_t is uint8_t and literal_t is uint8_t:
+        # SAFETY: eight bytes of the text are there, and eight of the block: firsts or places follow.
+        if step == 1 and length <= 8 <= left:
+            memcpy(&one, data, 8)
+            memcpy(&other, label, 8)
+            return (one ^ other) << (64 - 8 * length) == 0
+    for i in range(length):
+        if data[i * step] != label[i]:
+            return False
+    return True
 
 
 cdef inline int32_t place_of_byte(
