@@ -11,7 +11,7 @@ from aegis_core.block cimport (
 )
 from aegis_core.matcher cimport Search, gram_of, search
 from aegis_core.patterns cimport (
-    ANY, ANY_ONE, ANY_RUN, EXACT, FIRST_SET, GENERAL, Glob, HEAD, PREFIX, SUFFIX, TAIL, WHOLE,
+    ANY, ANY_ONE, ANY_RUN, FIRST_SET, Glob, HEAD, PREFIX, SUFFIX, TAIL, WHOLE,
     WORD, parsed,
 )
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
@@ -126,7 +126,7 @@ cdef class _Layout:
         self.globs = globs
         self.conditional = conditional
 
-    cdef int file(self, list rules) except -1:
+    cdef int lay_out(self, list rules) except -1:
         self.seen = [0] * len(self.globs)
         for globs in self.globs:
             for glob in <list>globs:
@@ -138,10 +138,10 @@ cdef class _Layout:
 
     cdef int32_t index(self, list rules, int free) except -1:
         cdef dict filed = {}
-        cdef list simulated = [[], [], []]
+        cdef list to_simulate = [[], [], []]
         cdef list rest = []
         cdef int field
-        self.choose(rules, free, filed, simulated, rest)
+        self.choose(rules, free, filed, to_simulate, rest)
         parts = []
         for field in range(FIELDS):
             if not free >> field & 1:
@@ -159,13 +159,13 @@ cdef class _Layout:
             if words:
                 for place in self.words(words, left):
                     parts.append((WORDS, field, 0, place))
-            if simulated[field]:
-                parts.append((NFA, field, 0, self.nfa(simulated[field], field)))
+            if to_simulate[field]:
+                parts.append((NFA, field, 0, self.nfa(to_simulate[field], field)))
         if rest:
             parts.append((SCAN, 0, 0, self.candidates(rest)))
         return self.index_of(parts)
 
-    cdef int choose(self, list rules, int free, dict filed, list simulated, list rest) except -1:
+    cdef int choose(self, list rules, int free, dict filed, list to_simulate, list rest) except -1:
         cdef dict uses = {}
         cdef Py_ssize_t cost, least, count
         cdef int field, constrained, general
@@ -188,7 +188,7 @@ cdef class _Layout:
                 if glob.shape == ANY:
                     continue
                 constrained += 1
-                if glob.shape == GENERAL and states_of(glob) <= MOST_STATES:
+                if glob.steps and states_of(glob) <= MOST_STATES:
                     general = field
                 for key in glob.keys(field):
                     count = uses[key]
@@ -203,22 +203,22 @@ cdef class _Layout:
             if general >= 0 and (
                 best is None or (constrained == 1 and uses[best] > MANY)
             ):
-                (<list>simulated[general]).append(rule)
+                (<list>to_simulate[general]).append(rule)
             elif best is None:
                 rest.append(rule)
             else:
                 filed.setdefault(best[0], {}).setdefault(best[1], []).append(rule)
                 self.mark_seen(rule, best[0])
         for field in range(FIELDS):
-            if len(<list>simulated[field]) < FEWEST_SIMULATED:
-                rest.extend(simulated[field])
-                simulated[field] = []
+            if len(<list>to_simulate[field]) < FEWEST_SIMULATED:
+                rest.extend(to_simulate[field])
+                to_simulate[field] = []
         rest.sort()
         return 0
 
     cdef void mark_seen(self, Py_ssize_t rule, int key):
         cdef Glob glob = <Glob>(<list>self.globs[rule])[key >> 2]
-        if glob.shape != GENERAL or (key & 3 == WORD and glob.is_word):
+        if not glob.steps or (key & 3 == WORD and glob.is_word):
             self.seen[rule] |= 1 << (key >> 2)
 
     # --- what holds candidates
@@ -480,14 +480,14 @@ cdef class _Layout:
         groups.append(group)
         for rule in rules:
             self.seen[rule] |= 1 << field
-        places = [self.group(members) for members in groups]
+        places = [self.simulated(members) for members in groups]
         cdef int32_t place = self.block.reserve(1 + len(places)), i
         self.block.data[place] = len(places)
         for i in range(len(places)):
             self.block.data[place + 1 + i] = places[i]
         return place
 
-    cdef int32_t group(self, list members) except -1:
+    cdef int32_t simulated(self, list members) except -1:
         initial = loops = accepting = any_one = 0
         literals, sets = {}, []
         firsts = [0] * NFA_WORDS
@@ -521,33 +521,30 @@ cdef class _Layout:
         while at + 1 < len(starts) and starts[at + 1] <= NFA_NARROW:
             at += 1
         of_wide = [(NFA_NARROW, kinds[at]), *zip(starts[at + 1:], kinds[at + 1:])]
-        candidates = self.candidates([rule for rule, _, _ in members]) + 1
+        cdef int32_t candidates = self.candidates([rule for rule, _, _ in members]) + 1
+        cdef int32_t of_rows = self.bit_rows(list(rows))
+        cdef int32_t of_loops = self.bit_rows([loops])
+        cdef int32_t of_initial = self.bit_rows([initial])
+        cdef int32_t of_accepting = self.bit_rows([accepting])
+        cdef int32_t classes = self.block.reserve(NFA_NARROW >> 1)
+        cdef int32_t wide_starts = self.block.reserve(len(of_wide))
+        cdef int32_t wide_classes = self.block.reserve(len(of_wide))
+        cdef int32_t first = self.block.reserve(NFA_WORDS)
         cdef int32_t place = self.block.reserve(sizeof(Group) >> 2), i
-        group = {}
-        group["rows"] = self.bit_rows(list(rows))
-        group["loops"] = self.bit_rows([loops])
-        group["initial"] = self.bit_rows([initial])
-        group["accepting"] = self.bit_rows([accepting])
-        group["classes"] = self.block.reserve(NFA_NARROW >> 1)
-        for i in range(NFA_NARROW):
-            (<uint16_t *>(self.block.data + <int32_t>group["classes"]))[i] = narrow[i]
-        group["starts"] = self.block.reserve(len(of_wide))
-        group["range_classes"] = self.block.reserve(len(of_wide))
-        for i in range(len(of_wide)):
-            self.block.data[<int32_t>group["starts"] + i] = of_wide[i][0]
-            self.block.data[<int32_t>group["range_classes"] + i] = of_wide[i][1]
-        group["first"] = self.block.reserve(NFA_WORDS)
-        for i in range(NFA_WORDS):
-            self.block.data[<int32_t>group["first"] + i] = firsts[i]
         cdef Group *made = <Group *>(self.block.data + place)
-        made.least = self.block.data[candidates]
-        made.candidates = candidates
-        made.bounds = len(of_wide)
-        made.classes, made.starts, made.range_classes = (
-            group["classes"], group["starts"], group["range_classes"]
+        for i in range(NFA_NARROW):
+            (<uint16_t *>(self.block.data + classes))[i] = narrow[i]
+        for i in range(len(of_wide)):
+            self.block.data[wide_starts + i], self.block.data[wide_classes + i] = of_wide[i]
+        for i in range(NFA_WORDS):
+            self.block.data[first + i] = firsts[i]
+        made.least, made.candidates = self.block.data[candidates], candidates
+        made.classes, made.bounds = classes, len(of_wide)
+        made.starts, made.range_classes = wide_starts, wide_classes
+        made.rows, made.loops, made.initial, made.accepting = (
+            of_rows, of_loops, of_initial, of_accepting
         )
-        made.rows, made.loops, made.initial = group["rows"], group["loops"], group["initial"]
-        made.accepting, made.first = group["accepting"], group["first"]
+        made.first = first
         return place
 
     cdef int32_t bit_rows(self, list rows) except -1:
@@ -743,7 +740,7 @@ def build(policy, conditional):
         if not flags[rule]:
             first[triple] = rule
     layout = _Layout(globs, flags)
-    layout.file(live)
+    layout.lay_out(live)
     coverage = Coverage(layout)
     whole = live
     live = []
@@ -757,7 +754,7 @@ def build(policy, conditional):
             live.append(rule)
     if len(live) < len(whole):
         layout = _Layout(globs, flags)
-        layout.file(live)
+        layout.lay_out(live)
     return finished(layout, policy), covered
 
 

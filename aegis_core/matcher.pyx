@@ -7,7 +7,7 @@ from aegis_core.block cimport (
     ANY_CHARACTER, ANY_TEXT, BACKWARD, Bucket, Candidate, Entry, FIELDS, FORWARD, Group, Index,
     LAST_CHARACTER, NFA, NFA_NARROW, NFA_WORDS, Nfa, Node, Part, Pattern, SCAN, Slot, WORDS, Words,
 )
-from aegis_core.patterns cimport ANY_ONE, ANY_RUN, EXACT, FIRST_SET, GENERAL
+from aegis_core.patterns cimport ANY_ONE, ANY_RUN, EXACT, FIRST_SET, FIXED
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
@@ -205,7 +205,10 @@ cdef bint holds(Search *s, int32_t place, const Text *text) noexcept nogil:
     cdef const Pattern *pattern = <const Pattern *>(s.base + place)
     if text.length < pattern.least_length:
         return False
-    if pattern.shape == EXACT and text.length != pattern.head:
+    if (
+        (pattern.shape == EXACT or pattern.shape == FIXED)
+        and text.length != pattern.least_length
+    ):
         return False
     if text.kind == 1:
         return pattern_matches[uint8_t](pattern, <const uint8_t *>text.data, text.length)
@@ -234,7 +237,7 @@ cdef bint pattern_matches(
         if not same(data + length - pattern.tail, narrow + pattern.head, pattern.tail):
             return False
         steps = <const int32_t *>(narrow + ((pattern.head + pattern.tail + 3) & ~3))
-    if pattern.shape != GENERAL:
+    if pattern.steps == 0:
         return True
     return steps_match(steps, pattern.steps, data + pattern.head,
                        length - pattern.head - pattern.tail)

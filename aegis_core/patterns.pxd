@@ -4,6 +4,7 @@ cdef enum Shape:
     PREFIX      # `head*`
     SUFFIX      # `*tail`
     GENERAL     # head, steps, tail
+    FIXED       # the same without `*`: all its texts have one length
 
 # The steps of a glob that are no literal code point.
 cdef enum Step:

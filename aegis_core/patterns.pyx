@@ -102,7 +102,7 @@ def parse(pattern):
                 glob.shape = GENERAL
             glob.steps = (ANY_RUN,) if glob.shape == GENERAL else ()
         else:
-            glob.shape = GENERAL
+            glob.shape = GENERAL if ANY_RUN in glob.steps else FIXED
     glob.least_length = len(glob.head) + len(glob.tail)
     for step in glob.steps:
         glob.least_length += step != ANY_RUN
