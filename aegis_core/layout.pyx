@@ -24,7 +24,7 @@ import json
 
 from aegis_core.model import Approval
 
-__all__ = ["build"]
+__all__ = ["build", "covered_rules"]
 
 cdef extern from "Python.h":
     int PyUnicode_KIND(object text)
@@ -717,45 +717,68 @@ def build(policy, conditional):
     Raises:
         ValueError: They cannot be laid out (over 2**31 words).
     """
-    cdef dict known = {}
-    cdef dict covered = {}
-    cdef dict first = {}
     cdef list flags = [1 if flag else 0 for flag in conditional]
-    cdef list globs = [
+    cdef list globs = _globs(policy.rules)
+    cdef dict covered = {}
+    cdef _Layout layout = _laid_out(globs, flags, covered)
+    if covered:
+        live = [rule for rule in range(len(globs)) if rule not in covered]
+        layout = _Layout(globs, flags)
+        layout.lay_out(live)
+    return finished(layout, policy), covered
+
+
+def covered_rules(rules):
+    """Which rules can never decide, since an earlier one covers them.
+
+    Args:
+        rules: The rules, in order.
+
+    Returns:
+        By number of each such rule, the number of an earlier one without conditions that matches
+        all that it does. Not every such rule is found.
+
+    Cost: about that of compiling.
+    """
+    cdef dict covered = {}
+    _laid_out(_globs(rules), [1 if rule.conditions else 0 for rule in rules], covered)
+    return covered
+
+
+cdef list _globs(rules):
+    cdef dict known = {}
+    return [
         [parsed(rule.match_type, known), parsed(rule.match_target, known),
          parsed(rule.match_agent, known)]
-        for rule in policy.rules
+        for rule in rules
     ]
-    cdef list live = []
+
+
+cdef _Layout _laid_out(list globs, list flags, dict covered):
+    # Of all rules whose patterns no earlier one has; `covered` is filled.
+    cdef dict first = {}
+    cdef list distinct = []
     cdef int32_t cover
-    cdef _Layout layout
-    cdef Coverage coverage
+    cdef Py_ssize_t rule
     for rule in range(len(globs)):
-        triple = tuple(globs[rule])
+        triple = tuple(<list>globs[rule])
         found = first.get(triple)
         if found is not None:
             covered[rule] = found
             continue
-        live.append(rule)
+        distinct.append(rule)
         if not flags[rule]:
             first[triple] = rule
-    layout = _Layout(globs, flags)
-    layout.lay_out(live)
-    coverage = Coverage(layout)
-    whole = live
-    live = []
-    for rule in whole:
-        cover = -1
-        if coverage.state.work < WORK_A_RULE * len(whole):
-            cover = coverage.first(globs[rule])
+    cdef _Layout layout = _Layout(globs, flags)
+    layout.lay_out(distinct)
+    cdef Coverage coverage = Coverage(layout)
+    for rule in distinct:
+        if coverage.state.work > WORK_A_RULE * len(distinct):
+            break
+        cover = coverage.first(globs[rule])
         if 0 <= cover < rule:
             covered[rule] = cover
-        else:
-            live.append(rule)
-    if len(live) < len(whole):
-        layout = _Layout(globs, flags)
-        layout.lay_out(live)
-    return finished(layout, policy), covered
+    return layout
 
 
 cdef bytes finished(_Layout layout, policy):
