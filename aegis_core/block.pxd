@@ -1,5 +1,5 @@
-# The layout of a block: a compiled policy as plain data, in words of 32 bits. Places are offsets from
-# its start, so that it can lie anywhere, in a file or in memory that several processes share.
+# The layout of a block: a compiled policy as plain data, in words of 32 bits. Places are offsets
+# from its start, so that it can lie anywhere, in a file or in memory that several processes share.
 #
 # "Wide" texts and literals hold code points of 32 bits, the others of 8: code points up to 255.
 

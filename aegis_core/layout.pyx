@@ -7,17 +7,17 @@ one without conditions covers can never decide, and are left out.
 
 from aegis_core.block cimport (
     ANY_CHARACTER, ANY_TEXT, BACKWARD, BYTE_ORDER_MARK, FIELDS, FORMAT, FORWARD, Group, Header,
-    LAST_CHARACTER, NFA, NFA_NARROW, NFA_WORDS, Node, Part, Row, SCAN, WORDS, Words,
+    NFA, NFA_NARROW, NFA_WORDS, Node, Part, Row, SCAN, WORDS, Words,
 )
 from aegis_core.matcher cimport Search, gram_of, search
 from aegis_core.patterns cimport (
-    ANY, ANY_ONE, ANY_RUN, FIRST_SET, Glob, HEAD, PREFIX, SUFFIX, TAIL, WHOLE,
+    ANY, ANY_ONE, ANY_RUN, FIRST_SET, Glob, PREFIX, SUFFIX, WHOLE,
     WORD, parsed,
 )
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from cpython.mem cimport PyMem_Free, PyMem_Malloc, PyMem_Realloc
 from cpython.unicode cimport PyUnicode_READ_CHAR
-from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t
 from libc.string cimport memcpy, memset
 
 import json
@@ -84,7 +84,7 @@ cdef class _Block:
         return <int32_t>place
 
     cdef int32_t literal(self, str text, bint wide) except -1:
-        cdef Py_ssize_t length = len(text), i
+        cdef Py_ssize_t length = len(text)
         cdef int32_t place = self.reserve(length if wide else (length + 3) >> 2)
         write_literal(self.data + place, text, wide)
         return place
@@ -239,16 +239,11 @@ cdef class _Layout:
 
     cdef int32_t least_in_part(self, int kind, int32_t place):
         cdef const int32_t *data = self.block.data + place
-        cdef int32_t i, least
-        cdef const Words *words
         if kind == SCAN:
             return data[1]
         if kind == NFA:     # its groups are in order
             return self.block.data[data[1]]
-        if kind == WORDS:
-            words = <const Words *>data
-            return words.least
-        return data[0]      # a Node
+        return data[0]
 
     cdef int32_t least_in(self, int32_t found):
         if found > 0:
@@ -271,7 +266,6 @@ cdef class _Layout:
 
     cdef int32_t candidates(self, list rules) except -1:
         cdef int32_t place
-        cdef Py_ssize_t at = 0
         cdef list all_checks = [self.checks(rule) for rule in rules]
         cdef int32_t *words
         place = self.block.reserve(1 + len(rules) * (1 + FIELDS))
@@ -414,7 +408,7 @@ cdef class _Layout:
 
     cdef int32_t words_alike(self, dict lists, int free) except -1:
         cdef Py_ssize_t shortest = min([len(word) for word in lists])
-        cdef int32_t size = min(shortest, 4), place, bucket, i
+        cdef int32_t size = min(shortest, 4), place, bucket
         cdef dict grams
         cdef Words *words
         cdef uint32_t bit, gram
@@ -623,7 +617,7 @@ cdef dict grams_of(dict words, int32_t size, Py_ssize_t stride):
     return found
 
 
-# --- rules that can never decide -------------------------------------------------------------------
+# --- rules that can never decide ------------------------------------------------------------------
 
 
 cdef class _Symbols:

@@ -6,8 +6,8 @@ cdef struct Text:
     Py_ssize_t length
     int kind                # bytes a character, as in a str
 
-# What a search reads and writes. `limit` begins as twice the number of rules and ends as twice the
-# number of the first rule without conditions that matches; `pending` gets the keys of all rules with
+# What a search reads and writes. `limit` begins as twice the number of rules and ends as twice that
+# of the first rule without conditions that matches; `pending` gets the keys of all rules with
 # conditions that match and might come before it.
 cdef struct Search:
     const int32_t *base

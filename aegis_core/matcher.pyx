@@ -4,11 +4,11 @@ Nothing here touches a Python object, allocates or recurses deeper than there ar
 """
 
 from aegis_core.block cimport (
-    ANY_CHARACTER, ANY_TEXT, BACKWARD, Bucket, Candidate, Entry, FIELDS, FORWARD, Group, Index,
-    LAST_CHARACTER, NFA, NFA_NARROW, NFA_WORDS, Nfa, Node, Part, Pattern, SCAN, Slot, WORDS, Words,
+    ANY_TEXT, BACKWARD, Candidate, Entry, FIELDS, FORWARD, Group, Index, LAST_CHARACTER, NFA_NARROW,
+    NFA_WORDS, Node, Part, Pattern, SCAN, Slot, WORDS, Words,
 )
 from aegis_core.patterns cimport ANY_ONE, ANY_RUN, EXACT, FIRST_SET, FIXED
-from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
 cdef extern from *:
@@ -153,7 +153,7 @@ cdef inline bint begins(
     cdef int32_t i
     cdef uint64_t one, other
     if char_t is uint8_t and literal_t is uint8_t:
-        # SAFETY: eight bytes of the text are there, and eight of the block: firsts or places follow.
+        # SAFETY: eight bytes of the text are there, and eight of the block, whose rows come last.
         if step == 1 and length <= 8 <= left:
             memcpy(&one, data, 8)
             memcpy(&other, label, 8)
@@ -382,7 +382,7 @@ cdef void meet(
         entry += 1
 
 
-# --- patterns without a telling literal ------------------------------------------------------------
+# --- patterns without a telling literal -----------------------------------------------------------
 
 
 cdef void simulate(

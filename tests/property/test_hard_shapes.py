@@ -74,13 +74,13 @@ def _policy(pick: Random, count: int) -> Policy:
     anything = [pick.random() for _ in range(3)]
     rules = []
     for index in range(count):
-        patterns = [
-            "*" if pick.random() < often / 2 else kind(pick, letters)
-            for kind, often in zip(kinds, anything, strict=True)
+        kind, target, agent = [
+            "*" if pick.random() < often / 2 else shape(pick, letters)
+            for shape, often in zip(kinds, anything, strict=True)
         ]
         says = pick.choice([None, None, None, False, True])
         conditions = {} if says is None else {"says": says}
-        rules.append(PolicyRule(*patterns, name=f"rule_{index}", conditions=conditions))
+        rules.append(PolicyRule(kind, target, agent, name=f"rule_{index}", conditions=conditions))
     return Policy(tuple(rules))
 
 
@@ -202,7 +202,7 @@ def test_damaged_block_is_refused() -> None:
         damaged = bytearray(block)
         place = pick.randrange(len(block))
         damaged[place] ^= 1 << pick.randrange(8)
-        with pytest.raises(ValueError, match="block|compiled policy"):
+        with pytest.raises(ValueError, match=r"block|compiled policy"):
             Engine(damaged, condition=_says)
     for size in (0, 1, 50, 95, 96, len(block) - 1, len(block) - 4):
         with pytest.raises(ValueError, match="block"):
