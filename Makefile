@@ -16,6 +16,7 @@ ARGS ?=
 VENV := .venv
 PIP := $(VENV)/bin/python -m pip --disable-pip-version-check
 ENGINE_SOURCES := $(wildcard aegis_core/*.pyx aegis_core/*.pxd)
+ENGINE_MODULES := $(patsubst %.pyx,%,$(wildcard aegis_core/*.pyx))
 PYTHON_CODE := aegis aegis_core tests benchmarks setup.py
 
 # The checkers start helpers by name, and these must be the ones in .venv.
@@ -43,7 +44,7 @@ check-style: $(VENV)/check-tools
 
 check-types: $(VENV)/installed $(VENV)/test-tools $(VENV)/check-tools
 	mypy
-	python -m mypy.stubtest aegis_core.engine --mypy-config-file pyproject.toml
+	python -m mypy.stubtest aegis_core.engine aegis_core.layout --mypy-config-file pyproject.toml
 
 check-imports: $(VENV)/installed $(VENV)/check-tools
 	lint-imports --no-logo --no-cache
@@ -82,6 +83,6 @@ $(VENV)/pip:
 	@touch $@
 
 # The compiled engine lies beside its source, where a clean-up may take it away.
-ifeq ($(wildcard aegis_core/engine.*.so),)
+ifneq ($(words $(ENGINE_MODULES)),$(words $(foreach module,$(ENGINE_MODULES),$(wildcard $(module).*.so))))
 .PHONY: $(VENV)/installed
 endif

@@ -19,11 +19,12 @@ setup(
     ext_modules=cythonize(
         [
             Extension(
-                "aegis_core.engine",
-                ["aegis_core/engine.pyx"],
+                f"aegis_core.{module}",
+                [f"aegis_core/{module}.pyx"],
                 extra_compile_args=["-O0" if debug else "-O3"],
                 define_macros=[("CYTHON_TRACE_NOGIL", "1")] if debug else [],
             )
+            for module in ("patterns", "matcher", "layout", "engine")
         ],
         build_dir=f"{build_base}/cython",
         compiler_directives={

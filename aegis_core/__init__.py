@@ -1,10 +1,11 @@
-"""The engine: compiles a policy into tries and decides by them.
+"""The engine: compiles a policy into a block of tries and decides by it.
 
 Pure: no input or output, no clock, no logging; the standard library only.
 """
 
 from aegis_core.engine import Engine, compile_policy
 from aegis_core.errors import AegisError, PolicyError, Problem
+from aegis_core.layout import covered_rules
 from aegis_core.model import (
     DEFAULT_RULE,
     Action,
@@ -32,4 +33,5 @@ __all__ = [
     "Problem",
     "RiskLevel",
     "compile_policy",
+    "covered_rules",
 ]

@@ -1,4 +1,5 @@
 from collections.abc import Callable, Iterable, Mapping
+from mmap import mmap
 from typing import Any, final
 
 from aegis_core.model import Condition, Decision, Policy
@@ -7,14 +8,17 @@ __all__ = ["Engine", "compile_policy"]
 
 @final
 class Engine:
-    policy: Policy
+    policy: Policy | None
+    covered: dict[int, int]
     def __init__(
         self,
-        policy: Policy,
+        block: bytes | bytearray | memoryview | mmap,
         *,
         condition: Callable[[Mapping[str, Any]], Condition | None],
         clock: Callable[[], float] = ...,
     ) -> None: ...
+    @property
+    def block(self) -> bytes: ...
     @property
     def block_bytes(self) -> int: ...
     def evaluate(

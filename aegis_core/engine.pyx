@@ -1,31 +1,31 @@
-"""The compiled engine: rules filed in radix tries, decisions made once a rule.
+"""The compiled engine: finds the rule that decides and writes its answer.
 
-Each rule is filed once, under the most selective literal that its patterns have: the literal head
-(in a forward trie) or tail (in a reversed one) of its type, target or agent pattern. To decide, the
-action's strings are walked down the tries; a node's candidates are checked in full and in rule
-order, and a branch that holds no earlier rule than the best one so far is left. Rules without any
-literal are checked one after the other.
-
-Everything that the walk reads is plain data in flat arrays addressed by index.
+A policy is compiled into one block of plain data, in which `matcher` finds the rules whose patterns
+match; conditions are asked here. What an answer says of a rule is made once, when that rule first
+decides.
 """
 
 cimport cython
-from cpython.array cimport array
+from aegis_core.block cimport BYTE_ORDER_MARK, FIELDS, FORMAT, Header, Row
+from aegis_core.matcher cimport Search, Text, search
+from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.dict cimport PyDict_GetItemWithError
-from cpython.mem cimport PyMem_Free, PyMem_Malloc, PyMem_Realloc
+from cpython.list cimport PyList_GET_ITEM
+from cpython.mem cimport PyMem_Calloc, PyMem_Free, PyMem_Malloc, PyMem_Realloc
 from cpython.ref cimport PyObject
+from cpython.tuple cimport PyTuple_GET_ITEM, PyTuple_GET_SIZE
 from cpython.unicode cimport PyUnicode_Check, PyUnicode_GET_LENGTH
-from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t
+from libc.stdint cimport int32_t, uint8_t, uint32_t
 from libc.stdlib cimport qsort
-from libc.string cimport memcpy
+from libc.string cimport memcmp, memcpy
 
-from array import array as new_array
-from bisect import bisect_right
-from collections import Counter
+import json
+from hashlib import sha256
 from time import time
 
-from aegis_core.model import DEFAULT_RULE, Decision
+from aegis_core.layout import build
+from aegis_core.model import DEFAULT_RULE, Approval, Decision, RiskLevel
 
 __all__ = ["Engine", "compile_policy"]
 
@@ -34,60 +34,15 @@ cdef extern from "Python.h":
     void *PyUnicode_DATA(object text)
     int PyUnicode_KIND(object text)
 
-ctypedef fused char_t:
-    uint8_t
-    uint16_t
-    uint32_t
-
-# The shapes of a pattern. GENERAL: anything that the others do not cover.
-cdef enum Shape:
-    ANY, EXACT, PREFIX, SUFFIX, GENERAL
-
-# The steps of a GENERAL pattern that are no literal code point; below ANY_RUN: a set.
-cdef enum Step:
-    ANY_ONE = -1
-    ANY_RUN = -2
-    FIRST_SET = -3
-
 cdef enum:
-    FIELDS = 3          # action type, target, agent
-    TRIES = 6           # a forward and a reversed one for each field
     FIXED_BYTES = 1024
     ON_STACK = 64       # conditional candidates that need no allocation
 
-
-cdef struct Pattern:
-    int32_t shape
-    int32_t least_length    # no shorter text can match
-    int32_t head            # where the literal head starts in `_text`
-    int32_t head_length
-    int32_t tail            # the literal tail, likewise; unused by EXACT and PREFIX
-    int32_t tail_length
-    int32_t steps           # where the steps start in `_steps`; GENERAL only
-    int32_t steps_length
+APPROVALS = tuple(Approval)
 
 
-cdef struct Node:
-    int32_t label           # where the label of the edge to this node starts in `_text`
-    int32_t label_length
-    int32_t child           # the first of its children, which lie side by side
-    int32_t children
-    int32_t through         # candidates of every text that comes through here
-    int32_t throughs
-    int32_t ending          # candidates of a text that ends here
-    int32_t endings
-    int32_t least_rule      # no candidate here or below has a lower index
-
-
-cdef struct Candidate:
-    int32_t rule
-    int32_t pattern[FIELDS]     # what is left to be checked; -1: nothing
-
-
-cdef struct Text:
-    const void *data
-    Py_ssize_t length
-    int kind
+cdef int compare(const void *left, const void *right) noexcept nogil:
+    return (<const int32_t *>left)[0] - (<const int32_t *>right)[0]
 
 
 cdef inline Text text_of(object value) noexcept:
@@ -96,62 +51,6 @@ cdef inline Text text_of(object value) noexcept:
     text.length = PyUnicode_GET_LENGTH(value)
     text.kind = PyUnicode_KIND(value)
     return text
-
-
-cdef inline bint same(
-    const char_t *data, const uint32_t *literal, Py_ssize_t length
-) noexcept nogil:
-    cdef Py_ssize_t i
-    for i in range(length):
-        if data[i] != literal[i]:
-            return False
-    return True
-
-
-cdef inline bint in_set(uint32_t char, const int32_t *ranges) noexcept nogil:
-    # A set is: negated?, number of ranges, then low and high of each.
-    cdef int32_t i
-    for i in range(ranges[1]):
-        if <uint32_t>ranges[2 + 2 * i] <= char <= <uint32_t>ranges[3 + 2 * i]:
-            return not ranges[0]
-    return ranges[0]
-
-
-cdef bint steps_match(
-    const int32_t *steps, int32_t count, const int32_t *sets, const char_t *data, Py_ssize_t length
-) noexcept nogil:
-    # Every run takes as little as it can and is only ever widened at the last one met, so the
-    # time is at most `count * length`.
-    cdef Py_ssize_t i = 0, resume = 0
-    cdef int32_t at = 0, run = -1, step
-    while i < length:
-        if at < count:
-            step = steps[at]
-            if step == ANY_RUN:
-                run = at
-                resume = i
-                at += 1
-                continue
-            if (
-                step == ANY_ONE
-                or (step >= 0 and <uint32_t>step == data[i])
-                or (step <= FIRST_SET and in_set(data[i], sets + (FIRST_SET - step)))
-            ):
-                at += 1
-                i += 1
-                continue
-        if run < 0:
-            return False
-        resume += 1
-        i = resume
-        at = run + 1
-    while at < count and steps[at] == ANY_RUN:
-        at += 1
-    return at == count
-
-
-cdef int compare(const void *left, const void *right) noexcept nogil:
-    return (<const int32_t *>left)[0] - (<const int32_t *>right)[0]
 
 
 @cython.final
@@ -238,75 +137,104 @@ cdef class _Buffer:
 cdef class Engine:
     """A compiled policy.
 
-    Invariant: nothing changes after construction, so threads may share it.
+    Attributes:
+        policy: The policy that it was compiled from; None: it was made from a block.
+        covered: Rules that can never decide, by number, and the earlier rule without conditions
+            that matches all that each of them does. Not every such rule is found. Empty where it
+            was made from a block.
+
+    Invariant: what it decides does not change after construction. Threads may share it, taking
+    turns by the interpreter's lock: its scratch memory is only used while that is held.
 
     Args:
-        policy: The rules, all named, and the defaults.
+        block: A block, as `block` gives it: any buffer, for example of a mapped file. It is not
+            copied, and must not change.
         condition: Compiles a rule's conditions; answers None where there are none.
         clock: Seconds since the epoch; asked at most once in a call, and only where a rule with
             conditions matched.
 
     Raises:
-        ValueError: A pattern and its kind cannot be laid out (over 2**31 characters in all).
+        ValueError: The block is damaged, or was made by another release.
     """
 
     cdef:
-        Pattern *patterns
-        Node *nodes
-        uint32_t *firsts            # first code point of each node's label
-        Candidate *candidates
-        uint32_t *text
-        int32_t *steps
-        int32_t *sets
-        uint8_t *conditional        # of each rule: has it conditions?
-        int32_t roots[TRIES]
-        int32_t fallback            # the candidates that no trie holds
-        int32_t fallbacks
-        int32_t count
-        int32_t conditionals
-        list decisions              # of each rule, then of the default
+        const Header *header
+        const Row *rows
+        Search search_state     # what every search begins with
+        list decisions          # of each rule, then of the default; None: not made yet
         list conditions
         object clock
-        tuple arrays                # what owns the memory behind the pointers
+        Py_buffer view
+        bint has_view
         readonly object policy
+        readonly object covered
 
-    def __init__(self, policy, *, condition, clock=time):
-        self.policy = policy
+    def __cinit__(self):
+        self.has_view = False
+
+    def __dealloc__(self):
+        PyMem_Free(self.search_state.pending)
+        PyMem_Free(self.search_state.stamps)
+        if self.has_view:
+            PyBuffer_Release(&self.view)
+
+    def __init__(self, block, *, condition, clock=time):
+        _check(block)
+        self._open(block, clock)
+        if not self.header.is_portable:
+            raise ValueError("the block has no conditions that could be stored")
+        for number in range(self.header.rules):
+            row = self.rows[<Py_ssize_t>number]
+            if row.conditions_bytes:
+                self.conditions[number] = condition(
+                    json.loads(self._bytes(row.conditions, row.conditions_bytes))
+                )
+
+    cdef int _open(self, object block, object clock) except -1:
+        PyObject_GetBuffer(block, &self.view, PyBUF_SIMPLE)
+        self.has_view = True
+        # SAFETY: the view keeps the block where it is for as long as this object lives.
+        self.header = <const Header *>self.view.buf
+        self.rows = <const Row *>(<const int32_t *>self.view.buf + self.header.decisions)
+        self.search_state.base = <const int32_t *>self.view.buf
+        self.search_state.limit = 2 * self.header.rules
+        self.search_state.pending = <int32_t *>PyMem_Calloc(
+            self.header.conditionals + 1, sizeof(int32_t)
+        )
+        self.search_state.stamps = <uint32_t *>PyMem_Calloc(
+            self.header.stamps + 1, sizeof(uint32_t)
+        )
+        if self.search_state.pending == NULL or self.search_state.stamps == NULL:
+            raise MemoryError
+        self.decisions = [None] * (self.header.rules + 1)
+        self.conditions = [None] * self.header.rules
         self.clock = clock
-        self.count = len(policy.rules)
-        self.conditions = [
-            condition(rule.conditions) if rule.conditions else None for rule in policy.rules
-        ]
-        self.decisions = [
-            Decision(rule.name, rule.risk_level, rule.approval) for rule in policy.rules
-        ]
-        self.decisions.append(
-            Decision(DEFAULT_RULE, policy.default_risk_level, policy.default_approval)
+        self.covered = {}
+        return 0
+
+    cdef bytes _bytes(self, int32_t place, int32_t size):
+        return PyBytes_FromStringAndSize(
+            <const char *>(self.search_state.base + place), size
         )
-        layout = _Layout(policy.rules)
-        flags = new_array("B", [held is not None for held in self.conditions])
-        self.conditionals = sum(flags)
-        self.fallback, self.fallbacks = layout.fallback
-        for i in range(TRIES):
-            self.roots[i] = layout.roots[i]
-        self.arrays = (
-            layout.patterns, layout.nodes, layout.firsts, layout.candidates,
-            layout.text, layout.steps, layout.sets, flags,
-        )
-        # SAFETY: the arrays stay as they are and live as long as this object does.
-        self.patterns = <Pattern *>(<array>layout.patterns).data.as_voidptr
-        self.nodes = <Node *>(<array>layout.nodes).data.as_voidptr
-        self.firsts = <uint32_t *>(<array>layout.firsts).data.as_voidptr
-        self.candidates = <Candidate *>(<array>layout.candidates).data.as_voidptr
-        self.text = <uint32_t *>(<array>layout.text).data.as_voidptr
-        self.steps = <int32_t *>(<array>layout.steps).data.as_voidptr
-        self.sets = <int32_t *>(<array>layout.sets).data.as_voidptr
-        self.conditional = <uint8_t *>(<array>flags).data.as_voidptr
+
+    @property
+    def block(self):
+        """The compiled policy as bytes from which an equal engine can be made anywhere.
+
+        Raises:
+            ValueError: Its conditions are no JSON.
+        """
+        if not self.header.is_portable:
+            raise ValueError("conditions that are no JSON cannot be stored")
+        cdef bytes block = PyBytes_FromStringAndSize(<const char *>self.view.buf, self.view.len)
+        digest = _digest(block)
+        memcpy((<Header *>PyBytes_AS_STRING(block)).digest, <const char *>(<bytes>digest), 32)
+        return block
 
     @property
     def block_bytes(self):
         """Size of the compiled data, in bytes."""
-        return sum([len(part) * part.itemsize for part in self.arrays])
+        return self.view.len
 
     def evaluate(self, action_type, target="", agent="", params=None):
         """Decide about one action.
@@ -323,8 +251,9 @@ cdef class Engine:
         Raises:
             TypeError: One of the three is not text.
 
-        Cost: linear in the length of the strings; independent of the number of rules as far as
-            their patterns have a literal head or tail that tells them apart.
+        Cost: for a given policy, linear in the length of the strings. It hardly grows with the
+            number of rules as far as each has a literal that few others share; patterns without
+            one are simulated together, some 170 of them for about 7 ns a character.
         """
         return self._decide(action_type, target, agent, params, None)
 
@@ -341,9 +270,12 @@ cdef class Engine:
             TypeError: A type, target or agent is not text.
         """
         cdef list moment = [None]
-        cdef list decisions = []
-        for action_type, target, agent, params in actions:
-            decisions.append(self._decide(action_type, target, agent, params, moment))
+        cdef list rows = actions if type(actions) is list else list(actions)
+        cdef Py_ssize_t i, count = len(rows)
+        cdef list decisions = [None] * count
+        for i in range(count):
+            if i < len(rows):   # a condition may have taken some away
+                decisions[i] = self._decide_row(rows[i], moment)
         return decisions
 
     def evaluate_json(self, action_type, target="", agent="", params=None):
@@ -469,42 +401,87 @@ cdef class Engine:
 
     cdef object _decide(self, object action_type, object target, object agent, object params,
                         list moment):
-        cdef Text texts[FIELDS]
-        cdef int32_t stack[ON_STACK]
-        cdef int32_t *pending = stack
-        cdef int32_t pendings = 0, best
         if not (PyUnicode_Check(action_type) and PyUnicode_Check(target)
                 and PyUnicode_Check(agent)):
             raise TypeError("action type, target and agent must be text")
-        texts[0] = text_of(action_type)
-        texts[1] = text_of(target)
-        texts[2] = text_of(agent)
-        if self.conditionals > ON_STACK:
-            pending = <int32_t *>PyMem_Malloc(self.conditionals * sizeof(int32_t))
+        cdef Search *s = &self.search_state
+        s.texts[0] = text_of(action_type)
+        s.texts[1] = text_of(target)
+        s.texts[2] = text_of(agent)
+        s.limit = 2 * self.header.rules
+        s.pendings = 0
+        s.epoch += 1
+        if s.epoch == 0:
+            self._forget()
+        # INVARIANT: a rule is filed once, so `pending` never holds more than `conditionals`.
+        search(s, self.header.root)
+        if s.pendings:
+            return self._settle(s.limit >> 1, params, moment)
+        return self._decision(s.limit >> 1)
+
+    cdef inline object _decide_row(self, object row, list moment):
+        cdef tuple members = row if type(row) is tuple else tuple(row)
+        if PyTuple_GET_SIZE(members) != FIELDS + 1:
+            raise ValueError("an action is (type, target, agent, params)")
+        return self._decide(
+            <object>PyTuple_GET_ITEM(members, 0), <object>PyTuple_GET_ITEM(members, 1),
+            <object>PyTuple_GET_ITEM(members, 2), <object>PyTuple_GET_ITEM(members, 3), moment,
+        )
+
+    cdef void _forget(self) noexcept:
+        # The epochs begin anew, and no stamp may look as if it were of one that comes.
+        cdef int32_t i
+        for i in range(self.header.stamps):
+            self.search_state.stamps[i] = 0
+        self.search_state.epoch = 1
+
+    cdef inline object _decision(self, int32_t rule):
+        found = <object>PyList_GET_ITEM(self.decisions, rule)
+        return self._made(rule) if found is None else found
+
+    cdef object _made(self, int32_t rule):
+        cdef const Row *row = self.rows + rule
+        decision = Decision(
+            self._name(rule), RiskLevel(row.risk_level), APPROVALS[row.approval]
+        )
+        self.decisions[rule] = decision
+        return decision
+
+    cdef str _name(self, int32_t rule):
+        if rule == self.header.rules:
+            return DEFAULT_RULE
+        return self._bytes(self.rows[rule].name, self.rows[rule].name_bytes).decode(
+            errors="surrogatepass"
+        )
+
+    cdef object _settle(self, int32_t best, object params, list moment):
+        # Conditions are asked in rule order, and only those of rules before the best one. They may
+        # ask this engine again, so what was found is copied first.
+        cdef int32_t stack[ON_STACK]
+        cdef int32_t *pending = stack
+        cdef int32_t pendings = self.search_state.pendings
+        if pendings > ON_STACK:
+            pending = <int32_t *>PyMem_Malloc(pendings * sizeof(int32_t))
             if pending == NULL:
                 raise MemoryError
         try:
-            # INVARIANT: a rule is filed once, so `pending` never holds more than `conditionals`.
-            best = self.match(texts, pending, &pendings)
-            if pendings:
-                return self._settle(best, pending, pendings, params, moment)
-            return self.decisions[best]
+            memcpy(pending, self.search_state.pending, pendings * sizeof(int32_t))
+            qsort(pending, pendings, sizeof(int32_t), compare)
+            return self._first_that_holds(best, pending, pendings, params, moment)
         finally:
             if pending != stack:
                 PyMem_Free(pending)
 
-    cdef object _settle(self, int32_t best, int32_t *pending, int32_t pendings, object params,
-                        list moment):
-        # Conditions are asked in rule order, and only those of rules before the best one.
+    cdef object _first_that_holds(self, int32_t best, const int32_t *pending, int32_t pendings,
+                                  object params, list moment):
         cdef int32_t i, rule
-        qsort(pending, pendings, sizeof(int32_t), compare)
         if params is None:
             params = {}
         now = None
         if moment is not None:
             now = moment[0]
         for i in range(pendings):
-            rule = pending[i]
+            rule = pending[i] >> 1
             if rule > best:
                 break
             try:
@@ -514,345 +491,41 @@ cdef class Engine:
                         moment[0] = now
                 held = self.conditions[rule](params, now)
             except Exception as error:
-                return Decision.failed(self.policy.rules[rule].name, error)
+                return Decision.failed(self._name(rule), error)
             if held is True:
-                return self.decisions[rule]
+                return self._decision(rule)
             if held is not False:
-                return Decision.indeterminate(self.policy.rules[rule].name, str(held))
-        return self.decisions[best]
-
-    cdef int32_t match(self, Text *texts, int32_t *pending, int32_t *pendings) noexcept nogil:
-        # The first rule without conditions whose patterns match (`count`: none), and all rules
-        # with conditions before it whose patterns match.
-        cdef int32_t best = self.count
-        cdef int i
-        for i in range(TRIES):
-            if self.roots[i] < 0 or self.nodes[self.roots[i]].least_rule >= best:
-                continue
-            if texts[i >> 1].kind == 1:
-                best = walk[uint8_t](self, texts, i, <const uint8_t *>texts[i >> 1].data,
-                                     best, pending, pendings)
-            elif texts[i >> 1].kind == 2:
-                best = walk[uint16_t](self, texts, i, <const uint16_t *>texts[i >> 1].data,
-                                      best, pending, pendings)
-            else:
-                best = walk[uint32_t](self, texts, i, <const uint32_t *>texts[i >> 1].data,
-                                      best, pending, pendings)
-        return self.scan(self.fallback, self.fallbacks, texts, best, pending, pendings)
-
-    cdef int32_t scan(self, int32_t start, int32_t length, Text *texts, int32_t best,
-                      int32_t *pending, int32_t *pendings) noexcept nogil:
-        cdef const Candidate *candidate = self.candidates + start
-        cdef const Candidate *end = candidate + length
-        while candidate < end:
-            if candidate.rule >= best:
-                break
-            if self.holds(candidate, texts):
-                if not self.conditional[candidate.rule]:
-                    return candidate.rule
-                pending[pendings[0]] = candidate.rule
-                pendings[0] += 1
-            candidate += 1
-        return best
-
-    cdef bint holds(self, const Candidate *candidate, Text *texts) noexcept nogil:
-        cdef int field
-        cdef const Pattern *pattern
-        for field in range(FIELDS):
-            if candidate.pattern[field] < 0:
-                continue
-            pattern = self.patterns + candidate.pattern[field]
-            if texts[field].length < pattern.least_length:
-                return False
-            if texts[field].kind == 1:
-                if not matches[uint8_t](self, pattern, <const uint8_t *>texts[field].data,
-                                        texts[field].length):
-                    return False
-            elif texts[field].kind == 2:
-                if not matches[uint16_t](self, pattern, <const uint16_t *>texts[field].data,
-                                         texts[field].length):
-                    return False
-            elif not matches[uint32_t](self, pattern, <const uint32_t *>texts[field].data,
-                                       texts[field].length):
-                return False
-        return True
+                return Decision.indeterminate(self._name(rule), str(held))
+        return self._decision(best)
 
 
-cdef bint matches(
-    Engine engine, const Pattern *pattern, const char_t *data, Py_ssize_t length
-) noexcept nogil:
-    # SAFETY: the caller has seen that `length` is at least `least_length`, which covers the head
-    # and the tail together.
-    if pattern.shape == ANY:
-        return True
-    if pattern.shape == EXACT and length != pattern.head_length:
-        return False
-    if not same(data, engine.text + pattern.head, pattern.head_length):
-        return False
-    if not same(data + length - pattern.tail_length, engine.text + pattern.tail,
-                pattern.tail_length):
-        return False
-    if pattern.shape != GENERAL:
-        return True
-    return steps_match(engine.steps + pattern.steps, pattern.steps_length, engine.sets,
-                       data, length)
+cdef bytes _digest(object block):
+    # Of all but the digest itself.
+    view = memoryview(block)
+    hashed = sha256(view[:sizeof(Header) - 32])
+    hashed.update(view[sizeof(Header):])
+    return hashed.digest()
 
 
-cdef int32_t walk(
-    Engine engine, Text *texts, int trie, const char_t *data, int32_t best,
-    int32_t *pending, int32_t *pendings
-) noexcept nogil:
-    cdef Py_ssize_t length = texts[trie >> 1].length, at = 0, i
-    cdef bint backwards = trie & 1
-    cdef const Node *node = engine.nodes + engine.roots[trie]
-    cdef const uint32_t *label
-    cdef uint32_t char
-    cdef int32_t low, high, middle
-    while True:
-        if node.least_rule >= best:
-            return best
-        if node.throughs:
-            best = engine.scan(node.through, node.throughs, texts, best, pending, pendings)
-        if at == length:
-            if node.endings:
-                best = engine.scan(node.ending, node.endings, texts, best, pending, pendings)
-            return best
-        char = data[length - 1 - at] if backwards else data[at]
-        low = node.child
-        high = low + node.children
-        while high - low > 8:
-            middle = (low + high) >> 1
-            if engine.firsts[middle] <= char:
-                low = middle
-            else:
-                high = middle
-        while low < high and engine.firsts[low] != char:
-            low += 1
-        if low == high:
-            return best
-        node = engine.nodes + low
-        if length - at < node.label_length:
-            return best
-        label = engine.text + node.label
-        if backwards:
-            for i in range(1, node.label_length):
-                if data[length - 1 - at - i] != label[i]:
-                    return best
-        elif not same(data + at + 1, label + 1, node.label_length - 1):
-            return best
-        at += node.label_length
-
-
-cdef class _Layout:
-    # Builds the flat arrays of an engine; thrown away afterwards.
-
-    cdef public:
-        object patterns, nodes, firsts, candidates, text, steps, sets
-        list roots
-        tuple fallback
-        dict places             # where a literal lies in `text`
-
-    def __init__(self, rules):
-        self.patterns = new_array("i")
-        self.nodes = new_array("i")
-        self.firsts = new_array("I")
-        self.candidates = new_array("i")
-        self.text = new_array("I")
-        self.steps = new_array("i")
-        self.sets = new_array("i")
-        self.places = {}
-        self._file([
-            [_parse(pattern) for pattern in (rule.match_type, rule.match_target, rule.match_agent)]
-            for rule in rules
-        ])
-
-    def _file(self, rules):
-        keys = [_keys(fields) for fields in rules]
-        uses = Counter([key for options in keys for key in options])
-        filed = [{} for _ in range(TRIES)]
-        unfiled = []
-        numbers = {}
-        for index, (fields, options) in enumerate(zip(rules, keys)):
-            if not options:
-                unfiled.append((index, *[self._pattern(parsed, numbers) for parsed in fields]))
-                continue
-            # The fewest rules under one key; then the key that says most.
-            key = min(options, key=lambda key: (uses[key], not key[2], -len(key[1]), key[0]))
-            trie, literal, exact = key
-            # What the trie has seen already need not be checked again.
-            seen = trie >> 1 if fields[trie >> 1][0] in (EXACT, PREFIX, SUFFIX) else -1
-            left = [
-                -1 if field == seen else self._pattern(parsed, numbers)
-                for field, parsed in enumerate(fields)
-            ]
-            through, ending = filed[trie].setdefault(literal, ([], []))
-            (ending if exact else through).append((index, *left))
-        self.fallback = self._candidates(unfiled)
-        self.roots = [self._trie(lists) if lists else -1 for lists in filed]
-
-    def _candidates(self, candidates):
-        start = len(self.candidates) // (1 + FIELDS)
-        for candidate in candidates:
-            self.candidates.extend(candidate)
-        return start, len(candidates)
-
-    def _literal(self, text):
-        place = self.places.get(text)
-        if place is None:
-            place = self.places[text] = len(self.text)
-            self.text.extend([ord(char) for char in text])
-        return place
-
-    def _pattern(self, parsed, numbers):
-        shape, head, tail, steps = parsed
-        if shape == ANY:
-            return -1
-        key = (shape, head, tail, steps)
-        number = numbers.get(key)
-        if number is None:
-            number = numbers[key] = len(self.patterns) * 4 // sizeof(Pattern)
-            least = max(len(head) + len(tail), sum([step != ANY_RUN for step in steps]))
-            start = len(self.steps)
-            for step in steps:
-                if type(step) is tuple:
-                    self.steps.append(FIRST_SET - len(self.sets))
-                    self.sets.extend(step)
-                else:
-                    self.steps.append(step)
-            self.patterns.extend((
-                shape, least, self._literal(head), len(head), self._literal(tail), len(tail),
-                start, len(steps),
-            ))
-        return number
-
-    def _trie(self, lists):
-        # Breadth first, so that the children of a node lie side by side. The keys below a node are
-        # a slice of the sorted keys; a node stands where keys part or one ends.
-        keys = sorted(lists)
-        root = len(self.firsts)
-        rows = [[0, 0, 0, 0, 0, 0, 0, 0, 0]]
-        self.firsts.append(0)
-        slices = [(0, len(keys), 0)]
-        for row, (low, high, depth) in zip(rows, slices):
-            if low < high and len(keys[low]) == depth:
-                through, ending = lists[keys[low]]
-                row[4], row[5] = self._candidates(through)
-                row[6], row[7] = self._candidates(ending)
-                low += 1
-            row[2] = root + len(rows)
-            while low < high:
-                char = keys[low][depth]
-                end = bisect_right(keys, char, low, high, key=lambda key: key[depth])
-                first, last = keys[low], keys[end - 1]
-                split = depth + 1
-                while split < len(first) and first[split] == last[split]:
-                    split += 1
-                rows.append([self._literal(first[depth:split]), split - depth, 0, 0, 0, 0, 0, 0, 0])
-                slices.append((low, end, split))
-                self.firsts.append(ord(char))
-                row[3] += 1
-                low = end
-        for row in reversed(rows):
-            least = [self.candidates[row[4] * 4]] if row[5] else []
-            if row[7]:
-                least.append(self.candidates[row[6] * 4])
-            start = row[2] - root
-            least += [child[8] for child in rows[start:start + row[3]]]
-            row[8] = min(least)
-        for row in rows:
-            self.nodes.extend(row)
-        return root
-
-
-def _keys(fields):
-    # Every (trie, literal, exact) under which a rule can be filed.
-    keys = []
-    for field, (shape, head, tail, _) in enumerate(fields):
-        if shape == EXACT:
-            keys.append((2 * field, head, True))
-            continue
-        if head:
-            keys.append((2 * field, head, False))
-        if tail:
-            keys.append((2 * field + 1, tail[::-1], False))
-    return keys
-
-
-def _parse(pattern):
-    # (shape, literal head, literal tail, steps); steps only of a GENERAL pattern.
-    steps = _steps(pattern)
-    literals = [type(step) is int and step >= 0 for step in steps]
-    if all(literals):
-        return EXACT, _joined(steps), "", ()
-    start = literals.index(False)
-    end = len(steps) - literals[::-1].index(False)
-    head, tail = _joined(steps[:start]), _joined(steps[end:])
-    if end - start == 1 and steps[start] == ANY_RUN:
-        if not tail:
-            return (PREFIX if head else ANY), head, "", ()
-        if not head:
-            return SUFFIX, "", tail, ()
-    return GENERAL, head, tail, steps
-
-
-def _joined(steps):
-    return "".join([chr(step) for step in steps])
-
-
-def _steps(pattern):
-    # Code points, ANY_ONE, ANY_RUN, and a tuple for a set.
-    steps = []
-    at = 0
-    while at < len(pattern):
-        char = pattern[at]
-        at += 1
-        if char == "*":
-            if not steps or steps[-1] != ANY_RUN:
-                steps.append(ANY_RUN)
-        elif char == "?":
-            steps.append(ANY_ONE)
-        elif char == "[":
-            # A bracket right behind the opening one (or its `!`) belongs to the set.
-            end = pattern.find("]", at + 1 + pattern.startswith("!", at))
-            if end < 0:
-                steps.append(ord(char))
-            else:
-                steps.append(_set(pattern[at:end]))
-                at = end + 1
-        else:
-            steps.append(ord(char))
-    return tuple(steps)
-
-
-def _set(body):
-    # SOURCE: the meaning is that of CPython 3.11's `fnmatch.translate`, quirks included: a hyphen
-    # makes a range unless it stands first or last or right behind the end of a range, a range
-    # that runs backwards takes its two ends with it, and only then a leading `!` negates.
-    pieces = []
-    start, search = 0, 1 + body.startswith("!")
-    while (hyphen := body.find("-", search)) >= 0:
-        pieces.append(body[start:hyphen])
-        start, search = hyphen + 1, hyphen + 3
-    if start < len(body) or not pieces:
-        pieces.append(body[start:])
-    else:
-        pieces[-1] += "-"
-    for right in range(len(pieces) - 1, 0, -1):
-        if pieces[right - 1][-1] > pieces[right][0]:
-            pieces[right - 1:right + 1] = [pieces[right - 1][:-1] + pieces[right][1:]]
-    if pieces[0] == "!" and len(pieces) > 1:
-        pieces[:2] = ["!-" + pieces[1]]     # a hyphen behind the negation stands for itself
-    negated = pieces[0].startswith("!")
-    ranges = []
-    previous = 0
-    for number, piece in enumerate(pieces):
-        if number:
-            ranges.append((previous, ord(piece[0])))
-        singles = piece[(number > 0) or negated:len(piece) - (number < len(pieces) - 1)]
-        ranges.extend([(ord(char), ord(char)) for char in singles])
-        if piece:
-            previous = ord(piece[-1])
-    return (int(negated), len(ranges), *[bound for pair in ranges for bound in pair])
+cdef int _check(object block) except -1:
+    cdef Py_buffer view
+    cdef Header header
+    if memoryview(block).nbytes < <Py_ssize_t>sizeof(Header):
+        raise ValueError("the block is cut off")
+    PyObject_GetBuffer(block, &view, PyBUF_SIMPLE)
+    memcpy(&header, view.buf, sizeof(Header))
+    aligned = <size_t>view.buf % 8 == 0
+    size = view.len
+    PyBuffer_Release(&view)
+    if memcmp(header.magic, b"AEGISPOL", 8) or header.byte_order != BYTE_ORDER_MARK:
+        raise ValueError("this is no compiled policy of this machine")
+    if header.format != FORMAT:
+        raise ValueError("the block was made by another release")
+    if size != 4 * <Py_ssize_t>header.words or _digest(block) != header.digest[:32]:
+        raise ValueError("the block is damaged")
+    if not aligned:
+        raise ValueError("the block must lie at a multiple of 8 bytes")
+    return 0
 
 
 def compile_policy(policy, *, condition, clock=time):
@@ -865,5 +538,17 @@ def compile_policy(policy, *, condition, clock=time):
 
     Returns:
         The engine that decides by it.
+
+    Raises:
+        ValueError: The policy cannot be laid out (over 2**31 words of 32 bits).
     """
-    return Engine(policy, condition=condition, clock=clock)
+    cdef Engine engine = Engine.__new__(Engine)
+    conditions = [
+        condition(rule.conditions) if rule.conditions else None for rule in policy.rules
+    ]
+    block, covered = build(policy, [held is not None for held in conditions])
+    engine._open(block, clock)
+    engine.conditions = conditions
+    engine.policy = policy
+    engine.covered = covered
+    return engine

@@ -40,6 +40,7 @@ AEGIS_CORE = [
     "Problem",
     "RiskLevel",
     "compile_policy",
+    "covered_rules",
 ]
 
 
