@@ -1,5 +1,5 @@
 """The full benchmark: the engine at every size, shapes that are hard, JSON, the audit, and HTTP
-beside a bare granian application and, when asked, agent-aegis; all in one run, with ratios.
+beside bare granian applications and, when asked, agent-aegis; all in one run, with ratios and bars.
 
 Run: python -m benchmarks [--out FOLDER] [--agent-aegis] [--quick]
      python -m benchmarks --compare A.json B.json
@@ -16,21 +16,33 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import click
 
-from aegis import codec
-from aegis.bench import http, measure, report, workload
-from aegis.conditions import compile_conditions
-from aegis_core import compile_policy
-from benchmarks import agent_aegis
-from benchmarks.in_process import ACTIONS, HTTP_RULES, in_process
+from aegis.bench import measure, plots, report
+from benchmarks import bars, endless, servers
+from benchmarks.in_process import in_process
 
-SIZES = (10, 100, 1_000, 10_000, 100_000)
-SHAPE_SIZES = (1_000, 10_000)
 MOST_APART = 0.15
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """How much is measured."""
+
+    rules: Sequence[int]
+    shape_rules: Sequence[int]
+    processes: int
+    rounds: int
+    http_rounds: int
+    decisions: int
+
+
+FULL = Size((10, 100, 1_000, 10_000, 100_000), (10_000,), 5, 11, 8, 10_000_000)
+QUICK = Size((10, 100, 1_000), (1_000,), 1, 3, 2, 500_000)
 
 
 def main() -> None:
@@ -47,7 +59,7 @@ def main() -> None:
     start = time.monotonic()
     result = measured(quick=options.quick, with_agent_aegis=options.agent_aegis)
     result["seconds"] = round(time.monotonic() - start)
-    plotted = report.plots(result)
+    plotted = plots.plots(result)
     options.out.mkdir(parents=True, exist_ok=True)
     (options.out / "results.json").write_text(json.dumps(result, indent=1) + "\n")
     for name, plot in plotted.items():
@@ -71,90 +83,41 @@ def merged(found: Sequence[Any]) -> Any:
 
 
 def measured(*, quick: bool, with_agent_aegis: bool) -> dict[str, Any]:
-    sizes = SIZES[:3] if quick else SIZES
-    shape_sizes = SHAPE_SIZES[:1] if quick else SHAPE_SIZES
-    processes, rounds, http_rounds = (1, 3, 2) if quick else (5, 15, 14)
+    size = QUICK if quick else FULL
     result: dict[str, Any] = {"machine": measure.machine(), "versions": measure.versions()}
-    with click.progressbar(
-        length=processes * 3 + http_rounds + 1,
-        label="measuring",
-        file=sys.stderr,
-        hidden=not sys.stderr.isatty(),
-    ) as bar:
+    with (
+        click.progressbar(
+            length=size.processes * 3 + size.http_rounds + 2 + 8 * with_agent_aegis,
+            label="measuring",
+            file=sys.stderr,
+            hidden=not sys.stderr.isatty(),
+        ) as bar,
+        tempfile.TemporaryDirectory() as made,
+    ):
+        folder = Path(made)
+        tick: Callable[[], None] = lambda: bar.update(1)  # noqa: E731 - what each part calls
         found = []
-        for _ in range(processes):
+        for _ in range(size.processes):
             # Each in a process of its own: how memory came to lie moves a ratio by a tenth.
             with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-                found.append(pool.submit(in_process, sizes, shape_sizes, rounds).result())
+                found.append(
+                    pool.submit(in_process, size.rules, size.shape_rules, size.rounds).result()
+                )
             bar.update(3)
-        result["processes"] = processes
+        result["processes"] = size.processes
         result |= merged(found)
-        with tempfile.TemporaryDirectory() as folder:
-            result["http"] = beside(
-                Path(folder),
-                workload.actions(ACTIONS, HTTP_RULES),
-                http_rounds,
-                lambda: bar.update(1),
-                with_agent_aegis=with_agent_aegis,
+        result["memory"] = endless.memory(size.decisions)
+        tick()
+        rules = size.shape_rules[-1]
+        result["http"] = servers.beside_bare(folder, rules, size.http_rounds, tick)
+        if with_agent_aegis:
+            result["agent-aegis"] = servers.agent_aegis_deciding(
+                folder, [rules for rules in size.rules if rules in servers.AGENT_AEGIS_ASKED], 5
             )
-    if with_agent_aegis:
-        ours = next(part for part in result["engine"] if part["rules"] == HTTP_RULES)
-        theirs = result["http"]["agent-aegis"]["in_process_ns"]["median"]
-        ours["ratios"]["agent-aegis over single"] = theirs / ours["single_ns"]["median"]
+            both = servers.beside_agent_aegis(folder, 3, tick)
+            result |= {f"agent-aegis {name}": part for name, part in both.items()}
+    result["bars"] = bars.judged(result)
     return result
-
-
-def beside(
-    folder: Path,
-    questions: list[codec.Question],
-    rounds: int,
-    tick: Callable[[], None],
-    *,
-    with_agent_aegis: bool,
-) -> dict[str, Any]:
-    policy = workload.policy(HTTP_RULES)
-    (folder / "policy.yaml").write_text(workload.as_text(policy))
-    engine = compile_policy(policy, condition=compile_conditions)
-    ready = [[question[:2], json.loads(engine.evaluate_json(*question))] for question in questions]
-    (folder / "answers.json").write_text(json.dumps(ready))
-    bodies = [workload.body(question) for question in questions]
-    starts: dict[str, Callable[[int], list[str]]] = {
-        "aegis": lambda port: http.aegis_command(
-            folder / "policy.yaml", port, folder / f"{port}.db"
-        ),
-        "bare granian": lambda port: [
-            sys.executable, "-m", "benchmarks.bare", str(port), str(folder / "answers.json"),
-        ],
-    }  # fmt: skip
-    found = http.servers(
-        starts,
-        dict.fromkeys(starts, bodies),
-        rounds=rounds,
-        seconds=2,
-        per_s=2_000,
-        tick=tick,
-    )
-    if with_agent_aegis:
-        python = agent_aegis.installed(Path(sys.prefix) / "agent-aegis")
-        asked = [(kind, target) for kind, target, _, _ in questions[:300]]
-        times = agent_aegis.in_process(python, folder / "policy.yaml", asked)
-        theirs = http.servers(
-            {
-                "aegis": starts["aegis"],
-                "agent-aegis": lambda port: agent_aegis.command(
-                    python, folder / "policy.yaml", port, folder / f"{port}.db"
-                ),
-            },
-            {"aegis": bodies, "agent-aegis": bodies},
-            rounds=3,
-            seconds=2,
-            per_s=200,
-            tick=lambda: None,
-        )
-        found["agent-aegis"] = {"in_process_ns": measure.figures(times), **theirs}
-        found["ratios"] |= theirs["ratios"]
-        found["servers"]["agent-aegis"] = theirs["servers"]["agent-aegis"]
-    return found
 
 
 def compare(one: dict[str, Any], other: dict[str, Any]) -> int:

@@ -2,7 +2,7 @@
 
 It parses the same body, looks type and target up in a dict, and serialises a ready answer.
 
-Run: python -m benchmarks.bare PORT ANSWERS
+Run: python -m benchmarks.bare PORT ANSWERS [--interface asgi|rsgi]
 """
 
 from __future__ import annotations
@@ -18,10 +18,17 @@ from granian.http import HTTP1Settings
 
 READY = orjson.loads(Path(sys.argv[2]).read_bytes()) if len(sys.argv) > 2 else []
 ANSWERS = {tuple(pair): answer for pair, answer in READY}
+INTERFACE = Interfaces.RSGI if sys.argv[3:] == ["--interface", "rsgi"] else Interfaces.ASGI
 
 
-async def app(scope: Any, receive: Any, send: Any) -> None:
-    """Answer from the dict."""
+def answer_to(body: bytes) -> bytes:
+    """The answer that lies ready."""
+    action = orjson.loads(body)
+    return orjson.dumps(ANSWERS.get((action["action_type"], action["target"])))
+
+
+async def over_asgi(scope: Any, receive: Any, send: Any) -> None:
+    """Answer as an ASGI application."""
     if scope["type"] != "http":
         await receive()
         await send({"type": "lifespan.startup.complete"})
@@ -29,18 +36,24 @@ async def app(scope: Any, receive: Any, send: Any) -> None:
         await send({"type": "lifespan.shutdown.complete"})
         return
     message = await receive()
-    action = orjson.loads(message["body"])
-    body = orjson.dumps(ANSWERS.get((action["action_type"], action["target"])))
+    body = answer_to(message["body"])
     headers = [(b"content-type", b"application/json")]
     await send({"type": "http.response.start", "status": 200, "headers": headers})
     await send({"type": "http.response.body", "body": body})
 
 
+async def over_rsgi(_: Any, protocol: Any) -> None:
+    """Answer as an RSGI application."""
+    body = answer_to(await protocol())
+    protocol.response_bytes(200, [("content-type", "application/json")], body)
+
+
 if __name__ == "__main__":
+    app = over_rsgi if INTERFACE is Interfaces.RSGI else over_asgi
     Granian(
         "bare",
         port=int(sys.argv[1]),
-        interface=Interfaces.ASGI,
+        interface=INTERFACE,
         http=HTTPModes.http1,
         websockets=False,
         loop=Loops.uvloop,

@@ -1,4 +1,8 @@
-"""Servers under load, one beside the other: throughput, tails, CPU a request."""
+"""Servers under load, one beside the other: throughput, tails, CPU a request.
+
+A server has one core and the load has the others: which core a process comes to lie on, and with
+whom, would else move its rate by a third and its tails tenfold.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +23,15 @@ from aegis.errors import ConfigError
 __all__ = ["aegis_command", "free_port", "running", "servers", "url_only"]
 
 WARM_UP_S = 1.0
-START_S = 20.0
+START_S = 60.0
+SLOW_PER_S = 1_000.0
+
+RATIOS: Mapping[str, Callable[[dict[str, Any]], float]] = {
+    "rate": lambda found: found["requests_per_s"],
+    "CPU": lambda found: found["cpu_us_a_request"],
+    "p99": lambda found: found["tails_ms"]["p99"],
+}
+"""What servers are compared by, from the figures of one round."""
 
 
 def free_port() -> int:
@@ -44,9 +56,16 @@ def running(command: Sequence[str], port: int) -> Iterator[int]:
         ConfigError: It does not answer.
     """
     environment = {name: text for name, text in os.environ.items() if not name.startswith("AEGIS_")}
-    process = subprocess.Popen(
-        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=environment
-    )
+    cores = os.sched_getaffinity(0)
+    of_server = {max(cores)}
+    # What is started inherits the cores of this process, whose own are the others from then on.
+    os.sched_setaffinity(0, of_server)
+    try:
+        process = subprocess.Popen(
+            command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=environment
+        )
+    finally:
+        os.sched_setaffinity(0, cores - of_server or cores)
     try:
         deadline = time.monotonic() + START_S
         while not _listens(port):
@@ -57,6 +76,7 @@ def running(command: Sequence[str], port: int) -> Iterator[int]:
             time.sleep(0.02)
         yield process.pid
     finally:
+        os.sched_setaffinity(0, cores)
         process.terminate()
         try:
             process.wait(30)
@@ -129,48 +149,60 @@ def servers(
     *,
     rounds: int,
     seconds: float,
-    per_s: float,
+    per_s: float | None,
     tick: Callable[[], None],
 ) -> dict[str, Any]:
-    """Measure servers in turns.
+    """Measure a server, and others beside it in turns.
 
-    Each is started anew in each turn: which core a process comes to lie on moves its rate by a
-    third, for as long as it lives.
+    Each is started anew in each turn: how its memory came to lie moves its rate, for as long as it
+    lives.
 
     Args:
-        starts: What starts each of them on a port.
+        starts: What starts each of them on a port; the others come after the one that is measured.
         bodies: What each of them is asked.
         rounds: How often, after one that does not count.
         seconds: Of each throughput and each open loop.
-        per_s: Rate of the open loop.
+        per_s: Rate of the open loop; None: half of what the fastest of the others took in the
+            round that does not count.
         tick: Called after each round.
 
     Returns:
-        The figures of each, and ratios to the last of them.
+        The figures of each, and ratios of the first one to each of the others.
     """
+    ours, *others = starts
     raw: dict[str, list[dict[str, Any]]] = {name: [] for name in starts}
+    rate = per_s or SLOW_PER_S
 
     def once(name: str) -> float:
         port = free_port()
         with running(starts[name](port), port) as pid:
-            found = _measured(f"http://127.0.0.1:{port}", pid, bodies[name], seconds, per_s)
+            found = _measured(f"http://127.0.0.1:{port}", pid, bodies[name], seconds, rate)
         raw[name].append(found)
         return float(found["requests_per_s"])
 
-    turns({name: lambda name=name: once(name) for name in starts}, rounds, tick)  # type: ignore[misc]
+    def next_round() -> None:
+        nonlocal rate
+        if per_s is None:
+            rate = max(raw[name][0]["requests_per_s"] for name in others) / 2
+        tick()
+
+    turns(
+        {name: lambda name=name: once(name) for name in starts},  # type: ignore[misc]
+        rounds,
+        next_round,
+    )
     counted = {name: found[1:] for name, found in raw.items()}
-    *others, base = counted
     return {
         "seconds": seconds,
-        "open_loop_per_s": per_s,
+        "open_loop_per_s": rate,
         "servers": {name: _summary(found) for name, found in counted.items()},
         "ratios": {
-            f"{name} {what} over {base}": ratio(
-                [found[member] for found in counted[name]],
-                [found[member] for found in counted[base]],
+            f"{ours} {what} over {other}": ratio(
+                [figure(found) for found in counted[ours]],
+                [figure(found) for found in counted[other]],
             )
-            for name in others
-            for what, member in (("rate", "requests_per_s"), ("CPU", "cpu_us_a_request"))
+            for other in others
+            for what, figure in RATIOS.items()
         },
     }
 

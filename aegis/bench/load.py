@@ -6,23 +6,20 @@ which stalls cannot hide the requests that would have come meanwhile.
 
 from __future__ import annotations
 
-import asyncio
 import re
 import shutil
 import subprocess
 import tempfile
-from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import perf_counter
-from urllib.parse import urlsplit
 
+from aegis.bench.connections import Connections, address
 from aegis.errors import ConfigError, shown
 
 __all__ = ["Load", "open_loop", "throughput"]
 
-TICK_S = 0.0005
 NEAR_S = 0.002
 PATIENCE_S = 10.0
 _PERCENTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99, "p99.9": 0.999}
@@ -76,19 +73,8 @@ class Load:
         return {**found, "max": ordered[-1]}
 
 
-def _address(url: str) -> tuple[str, int]:
-    parts = urlsplit(url)
-    try:
-        port = parts.port or 80
-    except ValueError:
-        port = 0
-    if parts.scheme != "http" or not parts.hostname or not port or parts.path not in ("", "/"):
-        raise ConfigError(f"{shown(url)} must be as in `http://127.0.0.1:8000`")
-    return parts.hostname, port
-
-
 def _requests(url: str, bodies: Sequence[bytes], key: str | None) -> list[bytes]:
-    host, port = _address(url)
+    host, port = address(url)
     named = "" if key is None else f"X-API-Key: {key}\r\n"
     return [
         b"POST /api/v1/evaluate HTTP/1.1\r\nHost: %b\r\nContent-Type: application/json\r\n%b"
@@ -96,107 +82,6 @@ def _requests(url: str, bodies: Sequence[bytes], key: str | None) -> list[bytes]
         % (f"{host}:{port}".encode(), named.encode(), len(body), body)
         for body in bodies
     ]
-
-
-class _Connection(asyncio.Protocol):
-    """A kept connection with at most one request on its way."""
-
-    _LENGTH = re.compile(rb"content-length: *(\d+)", re.IGNORECASE)
-
-    def __init__(self, run: _Run) -> None:
-        self.run = run
-        self.since = 0.0
-        self.transport: asyncio.Transport | None = None
-        self.buffer = b""
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)  # noqa: S101 - it is one of TCP
-        self.transport = transport
-
-    def send(self, request: bytes, since: float) -> None:
-        self.since = since
-        if self.transport is not None:
-            self.transport.write(request)
-
-    def data_received(self, data: bytes) -> None:
-        self.buffer += data
-        head, end, rest = self.buffer.partition(b"\r\n\r\n")
-        length = self._LENGTH.search(head)
-        if end and length is not None and len(rest) >= int(length[1]):
-            self.buffer = b""
-            self.run.answered(self, is_good=head[9:12] == b"200")
-
-    def connection_lost(self, _: Exception | None) -> None:
-        self.transport = None
-        self.run.lost(self)
-
-
-class _Run:
-    """One load on its way: requests that are due wait for a free connection."""
-
-    def __init__(self, requests: Sequence[bytes], closed_until: float | None) -> None:
-        self.requests = requests
-        self.closed_until = closed_until
-        self.sent = 0
-        self.good = 0
-        self.errors = 0
-        self.latencies: list[float] = []
-        self.free: deque[_Connection] = deque()
-        self.busy: set[_Connection] = set()
-        self.due: deque[float] = deque()
-        self.last = 0.0
-
-    def add(self, since: float) -> None:
-        if self.free:
-            self._send(self.free.popleft(), since)
-        else:
-            self.due.append(since)
-
-    def _send(self, connection: _Connection, since: float) -> None:
-        self.busy.add(connection)
-        connection.send(self.requests[self.sent % len(self.requests)], since)
-        self.sent += 1
-
-    def answered(self, connection: _Connection, *, is_good: bool) -> None:
-        self.last = now = perf_counter()
-        self.busy.discard(connection)
-        self.latencies.append((now - connection.since) * 1_000)
-        self.good += is_good
-        self.errors += not is_good
-        if self.due:
-            self._send(connection, self.due.popleft())
-        elif self.closed_until is not None and now < self.closed_until:
-            self._send(connection, now)
-        else:
-            self.free.append(connection)
-
-    def lost(self, connection: _Connection) -> None:
-        if connection in self.busy:
-            self.busy.discard(connection)
-            self.errors += 1
-        if connection in self.free:
-            self.free.remove(connection)
-
-    async def connect(self, url: str, connections: int) -> None:
-        loop = asyncio.get_running_loop()
-        host, port = _address(url)
-        try:
-            for _ in range(connections):
-                _, made = await loop.create_connection(lambda: _Connection(self), host, port)
-                self.free.append(made)
-        except OSError as error:
-            raise ConfigError(f"cannot reach {shown(url)}: {error}") from None
-
-    async def end(self, by: str, start: float) -> Load:
-        deadline = perf_counter() + PATIENCE_S
-        while (self.due or self.busy) and (self.free or self.busy) and perf_counter() < deadline:  # noqa: ASYNC110 - as often as it sends
-            await asyncio.sleep(TICK_S)
-        errors = self.errors + len(self.due) + len(self.busy)
-        for connection in [*self.free, *self.busy]:
-            if connection.transport is not None:
-                connection.transport.abort()
-        self.busy.clear()
-        return Load(self.good, errors, max(self.last - start, TICK_S), self.latencies, by)
 
 
 def open_loop(
@@ -222,24 +107,19 @@ def open_loop(
     Raises:
         ConfigError: The server cannot be reached.
     """
-
-    async def run() -> Load:
-        going = _Run(_requests(url, bodies, key), None)
-        await going.connect(url, connections)
-        start = perf_counter()
-        total = max(1, int(per_s * seconds))
-        planned = 0
-        while planned < total:
-            now = perf_counter()
-            while planned < total and start + planned / per_s <= now:
-                going.add(start + planned / per_s)
-                planned += 1
-            # A timer of the loop is late by up to a millisecond, which would count as latency.
-            is_near = start + planned / per_s - perf_counter() < NEAR_S
-            await asyncio.sleep(0 if is_near else TICK_S)
-        return await going.end("open loop", start)
-
-    return asyncio.run(run())
+    going = Connections(url, _requests(url, bodies, key), connections)
+    start = perf_counter()
+    total = max(1, int(per_s * seconds))
+    planned = 0
+    while planned < total and going.is_alive:
+        now = perf_counter()
+        while planned < total and start + planned / per_s <= now:
+            going.add(start + planned / per_s)
+            planned += 1
+        wait_s = start + planned / per_s - perf_counter()
+        # What sleeps wakes up late, which would count as latency.
+        going.take(wait_s - NEAR_S if wait_s > NEAR_S else 0)
+    return _ended(going, start, "open loop", total - planned)
 
 
 def throughput(
@@ -258,22 +138,30 @@ def throughput(
     if shutil.which("wrk") is not None:
         return _by_wrk(url, bodies, seconds, connections, key)
 
-    async def run() -> Load:
-        start = perf_counter()
-        going = _Run(_requests(url, bodies, key), start + seconds)
-        await going.connect(url, connections)
-        for _ in range(connections):
+    going = Connections(url, _requests(url, bodies, key), connections)
+    start = perf_counter()
+    for _ in range(connections):
+        going.add(start)
+    while going.is_alive and perf_counter() < start + seconds:
+        for _ in range(going.take(NEAR_S)):
             going.add(perf_counter())
-        await asyncio.sleep(seconds)
-        return await going.end("closed loop", start)
+    return _ended(going, start, "closed loop", 0)
 
-    return asyncio.run(run())
+
+def _ended(going: Connections, start: float, by: str, unsent: int) -> Load:
+    """Wait for the last answers; what a load found."""
+    deadline = perf_counter() + PATIENCE_S
+    while going.is_alive and not going.is_idle and perf_counter() < deadline:
+        going.take(NEAR_S)
+    going.close()
+    took = max(going.last - start, NEAR_S)
+    return Load(going.good, going.bad + unsent, took, going.latencies_ms, by)
 
 
 def _by_wrk(
     url: str, bodies: Sequence[bytes], seconds: float, connections: int, key: str | None
 ) -> Load:
-    _address(url)
+    address(url)
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "bodies").write_bytes(b"\n".join(bodies) + b"\n")
         named = "" if key is None else f'wrk.headers["X-API-Key"] = "{key}"'

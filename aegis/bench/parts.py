@@ -1,4 +1,4 @@
-"""The parts in one process: the engine, JSON, the audit."""
+"""The parts in one process beside deciding: JSON, the audit."""
 
 from __future__ import annotations
 
@@ -13,97 +13,18 @@ from typing import Any
 from aegis import codec
 from aegis.audit import AuditLog, AuditRecord, ResultStatus, now_us
 from aegis.bench import workload
+from aegis.bench.deciding import BATCH, compiled
 from aegis.bench.measure import figures, quiet, ratio, turns
-from aegis.conditions import compile_conditions
 from aegis.store import Store
-from aegis_core import Approval, Policy, RiskLevel, compile_policy
+from aegis_core import Approval, Policy, RiskLevel
 
-__all__ = ["audit", "engine", "json_parts"]
+__all__ = ["audit", "json_parts"]
 
-BATCH = 1_000
-SAMPLE = 50
-TURN_NS = 3_000_000
 WRITERS = 32
 
 
 def _nothing() -> None:
     pass
-
-
-def engine(
-    policy: Policy,
-    questions: list[codec.Question],
-    *,
-    rounds: int = 15,
-    tick: Callable[[], None] = _nothing,
-) -> dict[str, Any]:
-    """What a decision costs, alone and in batches, beside a dict of ready answers.
-
-    Args:
-        policy: What decides.
-        questions: Distinct actions; each round asks them as new objects.
-        rounds: How often.
-        tick: Called after each round.
-
-    Returns:
-        Nanoseconds a decision, ratios to the dict, milliseconds to compile.
-    """
-    start = perf_counter()
-    made = compile_policy(policy, condition=compile_conditions)
-    compile_ms = (perf_counter() - start) * 1_000
-    answers = {question[:3]: made.evaluate(*question) for question in questions}
-
-    # Each turn is short, and about as long for all: else a slow moment of the machine would fall on
-    # those that take long, and a fast one would hardly be missed by them.
-    begun = perf_counter_ns()
-    for question in questions[:SAMPLE]:
-        made.evaluate(*question)
-    cost_ns = (perf_counter_ns() - begun) / min(SAMPLE, len(questions))
-    fitting = max(SAMPLE, int(TURN_NS / cost_ns))
-
-    def timed(
-        ask: Callable[[list[codec.Question]], object], most: int = fitting
-    ) -> Callable[[], float]:
-        def once() -> float:
-            asked = workload.fresh(questions[:most])
-            with quiet():
-                begun = perf_counter_ns()
-                ask(asked)
-                return (perf_counter_ns() - begun) / len(asked)
-
-        return once
-
-    def looked_up(asked: list[codec.Question]) -> None:
-        for kind, target, agent, _ in asked:
-            answers[kind, target, agent]
-
-    def single(asked: list[codec.Question]) -> None:
-        evaluate = made.evaluate
-        for kind, target, agent, params in asked:
-            evaluate(kind, target, agent, params)
-
-    def batch(asked: list[codec.Question]) -> None:
-        for first in range(0, len(asked), BATCH):
-            made.evaluate_many(asked[first : first + BATCH])
-
-    found = turns(
-        {"dict": timed(looked_up, len(questions)), "single": timed(single), "batch": timed(batch)},
-        rounds,
-        tick,
-    )
-    return {
-        "rules": len(policy.rules),
-        "actions": len(questions),
-        "compile_ms": compile_ms,
-        "block_bytes": made.block_bytes,
-        "dict_ns": figures(found["dict"]),
-        "single_ns": figures(found["single"]),
-        "batch_ns": figures(found["batch"]),
-        "ratios": {
-            "single over dict": ratio(found["single"], found["dict"]),
-            "batch over dict": ratio(found["batch"], found["dict"]),
-        },
-    }
 
 
 def json_parts(
@@ -118,7 +39,7 @@ def json_parts(
     Returns:
         Nanoseconds an action.
     """
-    made = compile_policy(policy, condition=compile_conditions)
+    made = compiled(policy)
     asked = questions[:BATCH]
     bodies = [workload.body(question) for question in asked]
     whole = b"[%b]" % b",".join(bodies)

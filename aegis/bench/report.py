@@ -1,17 +1,27 @@
-"""What was measured, for people: tables in text and Markdown, plots in SVG."""
+"""What was measured, for people: tables in text and Markdown."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
-from html import escape
 from typing import Any
 
-__all__ = ["bars", "lines", "markdown", "plots", "ratios_of", "table"]
+__all__ = ["markdown", "number", "ratios_of", "table", "tables"]
 
-COLORS = ("#2563eb", "#dc2626", "#059669", "#d97706")
-WIDTH, HEIGHT = 640, 360
-LEFT, RIGHT, TOP, BOTTOM = 70, 20, 44, 48
+PARTS = {
+    "hard": "Patterns without a literal head or tail, beside the mix",
+    "letters": "Infixes of single letters",
+    "endless": "Strings that never come again",
+    "request": "A batch, bytes in to bytes out",
+    "agent-aegis": "agent-aegis, in process",
+}
+"""Further parts of the full benchmark: their titles, by the names in its result."""
+
+HTTP = {
+    "http": "HTTP, single evaluates",
+    "agent-aegis singles": "HTTP beside agent-aegis, single evaluates",
+    "agent-aegis batches": "HTTP beside agent-aegis, batches of 100",
+}
+"""Loads over HTTP, likewise."""
 
 
 def ratios_of(result: Mapping[str, Any]) -> dict[str, float]:
@@ -20,10 +30,9 @@ def ratios_of(result: Mapping[str, Any]) -> dict[str, float]:
     for part in [*result.get("engine", []), *result.get("shapes", [])]:
         name = f"{part.get('shape', 'engine')}, {part['rules']} rules"
         found |= {f"{name}: {of}": value for of, value in part["ratios"].items()}
-    for part in ("json", "audit", "http"):
-        found |= {
-            f"{part}: {of}": value for of, value in result.get(part, {}).get("ratios", {}).items()
-        }
+    for part in (*PARTS, "json", "audit", *HTTP):
+        ratios = result.get(part, {}).get("ratios", {})
+        found |= {f"{part}: {of}": value for of, value in ratios.items()}
     return found
 
 
@@ -41,39 +50,66 @@ def table(rows: Sequence[Sequence[str]]) -> list[str]:
 
 def tables(result: Mapping[str, Any]) -> Iterator[tuple[str, list[list[str]]]]:
     """Titles and rows of what was measured."""
+    if "bars" in result:
+        yield "Bars", [["", "bar", "measured", "met"], *map(_bar_row, result["bars"])]
     for title, part in (("Engine", "engine"), ("Shapes that are hard", "shapes")):
         if result.get(part):
             yield title, _engine_rows(result[part])
+    for part, title in PARTS.items():
+        if part in result:
+            names = [name for name in result[part] if name.endswith("_ns")]
+            rows = [[_words(name, "_ns"), number(result[part][name]["median"])] for name in names]
+            yield title, [["", "ns"], *rows]
+    if "memory" in result:
+        sizes = {name: f"{value:,}" for name, value in result["memory"].items()}
+        yield (
+            "Resident memory",
+            [["", ""], *([_words(name, ""), text] for name, text in sizes.items())],
+        )
     if "json" in result:
         names = [name for name in result["json"] if name.endswith("_ns")]
-        rows = [[_words(name, "_ns"), _n(result["json"][name]["median"])] for name in names]
+        rows = [[_words(name, "_ns"), number(result["json"][name]["median"])] for name in names]
         yield "JSON, a decision of a batch", [["", "ns"], *rows]
     if "audit" in result:
         names = [name for name in result["audit"] if name.endswith("_per_s")]
-        rows = [[_words(name, "_per_s"), _n(result["audit"][name]["median"])] for name in names]
+        rows = [[_words(name, "_per_s"), number(result["audit"][name]["median"])] for name in names]
         waits = result["audit"]["acknowledged_ms"]
         said = [[f"acknowledged, {name}, ms", f"{value:.2f}"] for name, value in waits.items()]
         yield "Audit, durable", [["", "records/s"], *rows, *said]
-    if "http" in result:
-        yield "HTTP, single evaluates", _http_rows(result["http"])
+    for part, title in HTTP.items():
+        if part in result:
+            yield title, _http_rows(result[part])
     ratios = ratios_of(result)
     if ratios:
         yield "Ratios", [["", "ratio"], *([name, f"{value:.2f}"] for name, value in ratios.items())]
 
 
+def _bar_row(bar: Mapping[str, Any]) -> list[str]:
+    limit = f"{'≤' if bar['at_most'] else '≥'} {bar['limit']:,g}"
+    if bar["measured"] is None:
+        return [bar["of"], limit, "-", "not measured"]
+    return [bar["of"], limit, number(bar["measured"]), "yes" if bar["is_met"] else "no"]
+
+
 def _engine_rows(parts: Sequence[Mapping[str, Any]]) -> list[list[str]]:
     rows = [["", "rules", "compile ms", "dict ns", "single ns", "batch ns"]]
     for part in parts:
-        times = [_n(part[f"{name}_ns"]["median"]) for name in ("dict", "single", "batch")]
+        times = [number(part[f"{name}_ns"]["median"]) for name in ("dict", "single", "batch")]
         rows.append(
-            [part.get("shape", "policy"), str(part["rules"]), _n(part["compile_ms"]), *times]
+            [
+                part.get("shape", "policy"),
+                str(part["rules"]),
+                number(part["compile_ms"]["median"]),
+                *times,
+            ]
         )
     return rows
 
 
 def _http_rows(part: Mapping[str, Any]) -> list[list[str]]:
+    rate = f"tails at {part['open_loop_per_s']:,.0f} requests/s"
     rows = [
-        ["", "requests/s", "CPU µs", "p50 ms", "p90 ms", "p99 ms", "p99.9 ms", "max ms", "errors"]
+        [rate, "requests/s", "CPU µs", "p50 ms", "p90 ms", "p99 ms", "p99.9 ms", "max ms", "errors"]
     ]
     for name, server in part["servers"].items():
         cpu = server["cpu_us_a_request"]
@@ -81,8 +117,8 @@ def _http_rows(part: Mapping[str, Any]) -> list[list[str]]:
         rows.append(
             [
                 f"{name} ({server['by']})",
-                _n(server["requests_per_s"]["median"]),
-                "-" if cpu is None else _n(cpu["median"]),
+                number(server["requests_per_s"]["median"]),
+                "-" if cpu is None else number(cpu["median"]),
                 *tails,
                 str(server["errors"]),
             ]
@@ -94,7 +130,8 @@ def _words(name: str, unit: str) -> str:
     return name.removesuffix(unit).replace("_", " ")
 
 
-def _n(value: float) -> str:
+def number(value: float) -> str:
+    """A figure with at least three digits."""
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
@@ -117,10 +154,6 @@ def markdown(result: Mapping[str, Any], plotted: Sequence[str] = ()) -> str:
         "Medians of rounds in which the contestants take turns; ratios are medians of the ratios"
         " within each round. Tails are counted from the moment at which a request was to be sent.",
     ]
-    if "http" in result:
-        said.append(
-            f"The open loop sends {result['http']['open_loop_per_s']:,.0f} requests a second."
-        )
     for title, (head, *rows) in tables(result):
         said += [
             "",
@@ -133,137 +166,3 @@ def markdown(result: Mapping[str, Any], plotted: Sequence[str] = ()) -> str:
     for name in plotted:
         said += ["", f"![{name.removesuffix('.svg')}]({name})"]
     return "\n".join(said) + "\n"
-
-
-def plots(result: Mapping[str, Any]) -> dict[str, str]:
-    """Plots of a run, by file name."""
-    made = {}
-    if len(result.get("engine", [])) > 1:
-        sizes = {
-            of: [(part["rules"], part[f"{of}_ns"]["median"]) for part in result["engine"]]
-            for of in ("single", "batch", "dict")
-        }
-        made["engine.svg"] = lines(
-            "Deciding, by size of the policy", "rules", "ns a decision", sizes
-        )
-    if result.get("shapes"):
-        largest = max(part["rules"] for part in result["shapes"])
-        shapes = {
-            part["shape"]: part["single_ns"]["median"]
-            for part in result["shapes"]
-            if part["rules"] == largest
-        }
-        made["shapes.svg"] = bars(
-            f"Shapes that are hard, {largest:,} rules", "ns a decision", shapes
-        )
-    if "http" in result:
-        servers = result["http"]["servers"]
-        rates = {name: server["requests_per_s"]["median"] for name, server in servers.items()}
-        made["throughput.svg"] = bars("Single evaluates, one worker", "requests/s", rates)
-        steps = {"p50": 2, "p90": 10, "p99": 100, "p99.9": 1_000}
-        tails = {
-            name: [(step, server["tails_ms"][of]["median"]) for of, step in steps.items()]
-            for name, server in servers.items()
-        }
-        made["tails.svg"] = lines(
-            "Latency at a fixed rate: one request in x takes longer", "x", "ms", tails
-        )
-    return made
-
-
-def _ticks(low: float, high: float) -> list[float]:
-    """Powers of ten that enclose a range."""
-    first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
-    return [10.0**power for power in range(first, max(last, first + 1) + 1)]
-
-
-def _frame(title: str, height: int = HEIGHT) -> list[str]:
-    return [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" width="{WIDTH}"'
-        f' height="{height}" font-family="sans-serif" font-size="12" role="img">',
-        f"<title>{escape(title)}</title>",
-        f'<rect width="{WIDTH}" height="{height}" fill="white"/>',
-        f'<text x="{LEFT}" y="24" font-size="15" font-weight="bold">{escape(title)}</text>',
-    ]
-
-
-def lines(
-    title: str, across: str, up: str, series: Mapping[str, Sequence[tuple[float, float]]]
-) -> str:
-    """A plot of lines; both axes are logarithmic.
-
-    Args:
-        title: Of the plot.
-        across: What the horizontal axis is, with its unit.
-        up: What the vertical axis is, with its unit.
-        series: Points of each line; positive.
-    """
-    points = [point for line in series.values() for point in line]
-    marks_x = _ticks(min(x for x, _ in points), max(x for x, _ in points))
-    marks_y = _ticks(min(y for _, y in points), max(y for _, y in points))
-
-    def place_x(value: float) -> float:
-        part = math.log10(value / marks_x[0]) / math.log10(marks_x[-1] / marks_x[0])
-        return LEFT + part * (WIDTH - LEFT - RIGHT)
-
-    def place_y(value: float) -> float:
-        part = math.log10(value / marks_y[0]) / math.log10(marks_y[-1] / marks_y[0])
-        return HEIGHT - BOTTOM - part * (HEIGHT - TOP - BOTTOM)
-
-    made = _frame(title)
-    for mark in marks_x:
-        x = place_x(mark)
-        made.append(
-            f'<line x1="{x:.1f}" y1="{TOP}" x2="{x:.1f}" y2="{HEIGHT - BOTTOM}" stroke="#e5e7eb"/>'
-        )
-        made.append(
-            f'<text x="{x:.1f}" y="{HEIGHT - BOTTOM + 16}" text-anchor="middle">{mark:,g}</text>'
-        )
-    for mark in marks_y:
-        y = place_y(mark)
-        made.append(
-            f'<line x1="{LEFT}" y1="{y:.1f}" x2="{WIDTH - RIGHT}" y2="{y:.1f}" stroke="#e5e7eb"/>'
-        )
-        made.append(f'<text x="{LEFT - 8}" y="{y + 4:.1f}" text-anchor="end">{mark:,g}</text>')
-    for index, (name, line) in enumerate(series.items()):
-        color = COLORS[index % len(COLORS)]
-        path = " ".join(f"{place_x(x):.1f},{place_y(y):.1f}" for x, y in line)
-        made.append(f'<polyline points="{path}" fill="none" stroke="{color}" stroke-width="2"/>')
-        made += [
-            f'<circle cx="{place_x(x):.1f}" cy="{place_y(y):.1f}" r="3" fill="{color}"/>'
-            for x, y in line
-        ]
-        y = TOP + 8 + 16 * index
-        made.append(f'<rect x="{LEFT + 10}" y="{y - 8}" width="10" height="10" fill="{color}"/>')
-        made.append(f'<text x="{LEFT + 26}" y="{y + 1}">{escape(name)}</text>')
-    made.append(
-        f'<text x="{(LEFT + WIDTH) / 2}" y="{HEIGHT - 10}" text-anchor="middle">{escape(across)}</text>'
-    )
-    made.append(
-        f'<text transform="translate(16,{HEIGHT / 2}) rotate(-90)" text-anchor="middle">{escape(up)}</text>'
-    )
-    return "\n".join([*made, "</svg>\n"])
-
-
-def bars(title: str, unit: str, values: Mapping[str, float]) -> str:
-    """A plot of bars, from zero.
-
-    Args:
-        title: Of the plot.
-        unit: Of the values.
-        values: Each bar's.
-    """
-    step, side = 34, 170
-    height = TOP + step * len(values) + 30
-    most = max(values.values())
-    made = _frame(title, height)
-    for index, (name, value) in enumerate(values.items()):
-        y = TOP + step * index
-        wide = (WIDTH - side - 100) * value / most
-        made.append(f'<text x="{side - 8}" y="{y + 17}" text-anchor="end">{escape(name)}</text>')
-        made.append(
-            f'<rect x="{side}" y="{y + 2}" width="{wide:.1f}" height="22" fill="{COLORS[0]}"/>'
-        )
-        made.append(f'<text x="{side + wide + 6:.1f}" y="{y + 17}">{_n(value)}</text>')
-    made.append(f'<text x="{side}" y="{height - 10}">{escape(unit)}</text>')
-    return "\n".join([*made, "</svg>\n"])

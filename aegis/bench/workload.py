@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Callable, Iterable, Iterator
+import string
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from aegis import codec
@@ -12,13 +13,13 @@ from aegis.errors import ConfigError, InvalidBody
 from aegis_core import Action, Approval, Policy, PolicyRule, RiskLevel
 
 __all__ = [
-    "SHAPES",
     "actions",
     "actions_for",
-    "adversarial",
     "as_text",
     "body",
+    "filled",
     "fresh",
+    "padding",
     "policy",
     "read_actions",
 ]
@@ -69,9 +70,19 @@ def _rule(pick: random.Random, index: int) -> PolicyRule:
     )
 
 
-def actions(count: int, rules: int, *, seed: int = 2) -> list[Question]:
-    """Distinct actions for `policy`; about two thirds of them are near some rule's patterns."""
+def actions(count: int, rules: int, *, seed: int = 2, length: int = 0) -> list[Question]:
+    """Distinct actions for `policy`; about two thirds of them are near some rule's patterns.
+
+    Args:
+        count: How many.
+        rules: How many the policy has.
+        seed: Of the random numbers.
+        length: Of type and target together, at least. What is missing is put inside the target,
+            behind its literal head and before its tail, where the patterns have their `*`: the same
+            rules match.
+    """
     pick = random.Random(seed)
+    pads = random.Random(seed + 1)
     pairs: dict[tuple[str, str], None] = {}
     while len(pairs) < count:
         system, verb, zone = pick.choice(SYSTEMS), pick.choice(VERBS), pick.choice(ZONES)
@@ -79,14 +90,16 @@ def actions(count: int, rules: int, *, seed: int = 2) -> list[Question]:
         kind = pick.choice(
             (f"{system}{index % 97}.{verb}", f"{verb}_{system}", f"x.{system}{index % 97}_{verb}")
         )
-        target = pick.choice(
+        head, tail = pick.choice(
             (
-                f"{zone}-{system}-{index}/{pick.randrange(10**6)}",
-                f"{zone}-{system}-{pick.randrange(10**6)}",
-                f"host{pick.randrange(10**6)}.{index}.{zone}",
+                (f"{zone}-{system}-{index}/", f"{pick.randrange(10**6)}"),
+                (f"{zone}-{system}-", f"{pick.randrange(10**6)}"),
+                ("host", f"{pick.randrange(10**6)}.{index}.{zone}"),
             )
         )
-        pairs[kind, target] = None
+        missing = length - len(kind) - len(head) - len(tail)
+        pad = padding(missing, pads) if missing > 0 else ""
+        pairs[kind, f"{head}{pad}{tail}"] = None
     return [(kind, target, "", None) for kind, target in pairs]
 
 
@@ -98,69 +111,20 @@ def fresh(questions: list[Question]) -> list[Question]:
     ]
 
 
-# --- shapes that are hard ------------------------------------------------------------------------
+def padding(count: int, pick: random.Random) -> str:
+    """Text of `count` characters with nothing in it that a pattern looks for."""
+    start = pick.randrange(len(_PADDING) // 2)
+    return _PADDING[start : start + count]
 
 
-def _nested_prefixes(index: int) -> tuple[str, str]:
-    return "a" * (1 + index % 500) + "*", f"t{index}*"
+def _padding() -> str:
+    return "".join(random.Random(6).choices(f"{string.ascii_letters}{string.digits}/._", k=65_536))
 
 
-def _long_shared_prefix(index: int) -> tuple[str, str]:
-    return f"{'organisation.department.team.system.'}{index}.*", "*"
+_PADDING = _padding()
 
 
-def _infixes(index: int) -> tuple[str, str]:
-    return f"*{index:05}*x*", "*"
-
-
-def _single_characters(index: int) -> tuple[str, str]:
-    return f"?{index:05}?", "*"
-
-
-def _sets(index: int) -> tuple[str, str]:
-    return f"[a-m]{index:05}[!x]", "*"
-
-
-def _targets_only(index: int) -> tuple[str, str]:
-    return "*", f"place-{index:05}/*"
-
-
-def _one_type(index: int) -> tuple[str, str]:
-    return "update", f"*-{index:05}"
-
-
-SHAPES: dict[str, Callable[[int], tuple[str, str]]] = {
-    "nested prefixes": _nested_prefixes,
-    "long shared prefix": _long_shared_prefix,
-    "infixes": _infixes,
-    "single characters": _single_characters,
-    "sets": _sets,
-    "targets only": _targets_only,
-    "one type": _one_type,
-}
-"""Policies that a trie has trouble with: the patterns of the rule at an index."""
-
-
-def adversarial(shape: str, count: int) -> tuple[Policy, list[Question]]:
-    """A policy of one shape, and distinct actions of which about half match late in it."""
-    patterns = [SHAPES[shape](index) for index in range(count)]
-    rules = [
-        PolicyRule(kind, target, name=f"rule_{index}")
-        for index, (kind, target) in enumerate(patterns)
-    ]
-    pick = random.Random(3)
-    asked: dict[tuple[str, str], None] = {}
-    while len(asked) < ACTIONS_OF_A_SHAPE:
-        kind, target = pick.choice(patterns[len(patterns) // 2 :])
-        asked[_filled(kind, pick), _filled(target, pick)] = None
-        asked[_filled(kind, pick) + "~", f"{pick.random()}"] = None
-    return Policy(tuple(rules)), [(kind, target, "", None) for kind, target in asked]
-
-
-ACTIONS_OF_A_SHAPE = 2_000
-
-
-def _filled(pattern: str, pick: random.Random) -> str:
+def filled(pattern: str, pick: random.Random) -> str:
     """A text that matches a pattern of this module, or of a policy, in most cases."""
     made, index = [], 0
     while index < len(pattern):
@@ -196,9 +160,9 @@ def actions_for(of: Policy, count: int, *, seed: int = 4) -> list[Question]:
     made: dict[tuple[str, str, str], dict[str, Any] | None] = {}
     for index in range(count):
         rule = pick.choice(rules)
-        kind = _filled(rule.match_type, pick) if pick.random() < 0.9 else f"unknown_{index}"
-        target = _filled(rule.match_target, pick)
-        key = (kind or "x", target, _filled(rule.match_agent, pick))
+        kind = filled(rule.match_type, pick) if pick.random() < 0.9 else f"unknown_{index}"
+        target = filled(rule.match_target, pick)
+        key = (kind or "x", target, filled(rule.match_agent, pick))
         if key in made:
             key = (key[0], f"{target}~{index}", key[2])
         made[key] = dict(_params_near(rule, pick)) or None

@@ -107,7 +107,7 @@ def _measure(
     seconds: float,
     rate: float,
 ) -> None:
-    from aegis.bench import http, parts, workload
+    from aegis.bench import deciding, http, parts, workload
 
     bodies = [workload.body(question) for question in questions]
     ticks = 3 * (ROUNDS + 1) + HTTP_ROUNDS + 1
@@ -119,7 +119,7 @@ def _measure(
         tempfile.TemporaryDirectory() as folder,
     ):
         tick: Callable[[], None] = lambda: bar.update(1)  # noqa: E731 - what each part calls
-        result["engine"] = [parts.engine(policy, questions, rounds=ROUNDS, tick=tick)]
+        result["engine"] = [deciding.engine(policy, questions, rounds=ROUNDS, tick=tick)]
         result["json"] = parts.json_parts(policy, questions, rounds=ROUNDS, tick=tick)
         result["audit"] = parts.audit(rounds=ROUNDS, tick=tick)
 

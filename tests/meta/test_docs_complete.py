@@ -12,7 +12,7 @@ import pytest
 
 import aegis
 from aegis.audit import ResultStatus
-from aegis.bench import report
+from aegis.bench import plots, report
 from aegis.cli import main
 from aegis.conditions import CONDITIONS
 from aegis.config import Settings
@@ -145,11 +145,11 @@ def test_quoted_figures_are_those_of_the_stored_run() -> None:
 def test_stored_report_is_that_of_the_stored_run() -> None:
     folder = ROOT / "benchmarks/results"
     stored = json.loads((folder / "results.json").read_text(encoding="utf-8"))
-    plots = report.plots(stored)
+    drawn = plots.plots(stored)
     assert (folder / "report.md").read_text(encoding="utf-8") == report.markdown(
-        stored, list(plots)
+        stored, list(drawn)
     )
-    assert {path.name for path in folder.glob("*.svg")} == set(plots)
+    assert {path.name for path in folder.glob("*.svg")} == set(drawn)
 
 
 def test_public_names_are_told() -> None:

@@ -101,7 +101,11 @@ def test_full_benchmark_writes_its_results(tmp_path: Path) -> None:
         "tails.svg",
     }
     result = json.loads((tmp_path / "out" / "results.json").read_text())
-    assert "aegis CPU over bare granian" in result["http"]["ratios"]
+    assert result["memory"]["grown_bytes"] < 2**20
+    measured = {bar["of"] for bar in result["bars"] if bar["measured"] is not None}
+    assert "engine, 10 rules: single over dict" in measured
+    assert {"bare ASGI", "bare RSGI"} < set(result["http"]["servers"])
+    assert "| not measured |" in (tmp_path / "out" / "report.md").read_text()
 
 
 def test_runs_that_are_too_far_apart_are_told(capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,7 +10,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from aegis.bench import measure, parts, report, workload
+from aegis.bench import deciding, measure, parts, plots, report, shapes, workload
 from aegis.bench.load import Load, open_loop, throughput
 from aegis.conditions import compile_conditions
 from aegis.errors import ConfigError
@@ -32,9 +32,9 @@ def test_actions_are_distinct() -> None:
     assert len({question[:3] for question in workload.actions(2_000, 100)}) == 2_000
 
 
-@pytest.mark.parametrize("shape", workload.SHAPES)
+@pytest.mark.parametrize("shape", shapes.SHAPES)
 def test_shape_is_a_policy_that_loads_and_whose_actions_reach_it(shape: str) -> None:
-    policy, questions = workload.adversarial(shape, 100)
+    policy, questions = shapes.adversarial(shape, 100)
     assert len(load_text(workload.as_text(policy)).policy.rules) == 100
     engine = compile_policy(policy, condition=compile_conditions)
     matched = [engine.evaluate(*question).matched_rule != "<default>" for question in questions]
@@ -218,10 +218,10 @@ def result() -> dict[str, object]:
         "machine": measure.machine(),
         "versions": measure.versions(),
         "engine": [
-            parts.engine(policy, questions, rounds=2),
-            parts.engine(workload.policy(40), questions, rounds=2),
+            deciding.engine(policy, questions, rounds=2),
+            deciding.engine(workload.policy(40), questions, rounds=2),
         ],
-        "shapes": [{"shape": "sets", **parts.engine(policy, questions, rounds=2)}],
+        "shapes": [{"shape": "sets", **deciding.engine(policy, questions, rounds=2)}],
         "json": parts.json_parts(policy, questions, rounds=2),
         "audit": parts.audit(rounds=2),
         "http": {
@@ -234,7 +234,7 @@ def result() -> dict[str, object]:
 
 def test_every_part_has_figures_that_can_be(result: dict[str, object]) -> None:
     ratios = report.ratios_of(result)
-    assert len(ratios) == 10
+    assert len(ratios) == 13
     assert all(value > 0 for value in ratios.values())
 
 
@@ -247,9 +247,9 @@ def test_report_has_every_table_and_plot(result: dict[str, object]) -> None:
 
 
 def test_plots_are_drawings_with_titles_and_units(result: dict[str, object]) -> None:
-    plots = report.plots(result)
-    assert set(plots) == {"engine.svg", "shapes.svg", "throughput.svg", "tails.svg"}
-    for plot in plots.values():
+    drawn = plots.plots(result)
+    assert set(drawn) == {"engine.svg", "shapes.svg", "throughput.svg", "tails.svg"}
+    for plot in drawn.values():
         drawing = ElementTree.fromstring(plot)
         texts = [text.text for text in drawing.iter("{http://www.w3.org/2000/svg}text")]
         assert any(

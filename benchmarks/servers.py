@@ -1,0 +1,140 @@
+"""HTTP: a server of ours beside bare granian applications and, when asked, agent-aegis."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from aegis import codec
+from aegis.bench import http, workload
+from aegis.bench.deciding import compiled, singles, timed
+from aegis.bench.measure import figures, ratio, turns
+from benchmarks import agent_aegis
+
+ACTIONS = 10_000
+SECONDS = 2.0
+BATCH = 100
+AGENT_AEGIS_RULES = 1_000
+AGENT_AEGIS_PER_S = 200.0
+# Few, since it takes milliseconds for one.
+AGENT_AEGIS_ASKED = {1_000: 200, 10_000: 20}
+
+
+def ours(folder: Path, rules: int) -> Callable[[int], list[str]]:
+    """What starts our server on the mix."""
+    policy = folder / f"policy-{rules}.json"
+    policy.write_text(workload.as_text(workload.policy(rules)))
+    return lambda port: http.aegis_command(policy, port, folder / f"{port}.db")
+
+
+def bare(folder: Path, rules: int, interface: str) -> Callable[[int], list[str]]:
+    """What starts a bare granian application that has the answers of the mix ready."""
+    made = compiled(workload.policy(rules))
+    answers = folder / f"answers-{rules}.json"
+    questions = workload.actions(ACTIONS, rules)
+    ready = [[question[:2], json.loads(made.evaluate_json(*question))] for question in questions]
+    answers.write_text(json.dumps(ready))
+    return lambda port: [
+        sys.executable, "-m", "benchmarks.bare", str(port), str(answers), "--interface", interface,
+    ]  # fmt: skip
+
+
+def beside_bare(folder: Path, rules: int, rounds: int, tick: Callable[[], None]) -> dict[str, Any]:
+    """Single evaluates, beside the least that a server on granian could do.
+
+    Tails are taken at half the rate of the faster of the bare ones, of all of them.
+    """
+    starts = {
+        "aegis": ours(folder, rules),
+        "bare ASGI": bare(folder, rules, "asgi"),
+        "bare RSGI": bare(folder, rules, "rsgi"),
+    }
+    bodies = [workload.body(question) for question in workload.actions(ACTIONS, rules)]
+    found = http.servers(
+        starts,
+        dict.fromkeys(starts, bodies),
+        rounds=rounds,
+        seconds=SECONDS,
+        per_s=None,
+        tick=tick,
+    )
+    _, *others = found["servers"]
+    faster = max(others, key=lambda name: float(found["servers"][name]["requests_per_s"]["median"]))
+    for what in http.RATIOS:
+        of = found["ratios"][f"aegis {what} over {faster}"]
+        found["ratios"][f"aegis {what} over the faster bare"] = of
+    return {"rules": rules, **found}
+
+
+def beside_agent_aegis(
+    folder: Path, rounds: int, tick: Callable[[], None]
+) -> dict[str, dict[str, Any]]:
+    """Evaluates beside agent-aegis, one by one and in batches: over HTTP, by what they were."""
+    python = agent_aegis.installed(Path(sys.prefix) / "agent-aegis")
+    start = ours(folder, AGENT_AEGIS_RULES)
+    policy = folder / f"policy-{AGENT_AEGIS_RULES}.json"
+    starts = {
+        "aegis": start,
+        "agent-aegis": lambda port: agent_aegis.command(
+            python, policy, port, folder / f"{port}.db"
+        ),
+    }
+    single = [workload.body(one) for one in workload.actions(ACTIONS, AGENT_AEGIS_RULES)]
+    batches = [
+        b'{"actions":[%b]}' % b",".join(single[first : first + BATCH])
+        for first in range(0, ACTIONS, BATCH)
+    ]
+    return {
+        "singles": _both(starts, single, AGENT_AEGIS_PER_S, rounds, tick),
+        "batches": _both(starts, batches, AGENT_AEGIS_PER_S / BATCH, rounds, tick),
+    }
+
+
+def _both(
+    starts: Mapping[str, Callable[[int], list[str]]],
+    bodies: list[bytes],
+    per_s: float,
+    rounds: int,
+    tick: Callable[[], None],
+) -> dict[str, Any]:
+    found = http.servers(
+        starts,
+        dict.fromkeys(starts, bodies),
+        rounds=rounds,
+        seconds=SECONDS,
+        per_s=per_s,
+        tick=tick,
+    )
+    del found["ratios"]["aegis p99 over agent-aegis"]  # at a rate at which nothing waits
+    return {"rules": AGENT_AEGIS_RULES, **found}
+
+
+def agent_aegis_deciding(folder: Path, sizes: list[int], rounds: int) -> dict[str, Any]:
+    """Its `Policy.evaluate` beside our engine, by number of rules."""
+    python = agent_aegis.installed(Path(sys.prefix) / "agent-aegis")
+    result: dict[str, Any] = {"ratios": {}}
+    for rules in sizes:
+        policy = workload.policy(rules)
+        path = folder / f"theirs-{rules}.json"
+        path.write_text(workload.as_text(policy))
+        questions: list[codec.Question] = workload.actions(ACTIONS, rules)
+        few = AGENT_AEGIS_ASKED[rules]
+        pairs = [(kind, target) for kind, target, _, _ in questions[:few]]
+        with agent_aegis.in_process(python, path, pairs) as measure:
+            found = turns(
+                {
+                    "single": timed(singles(compiled(policy)), questions),
+                    "agent-aegis": lambda: measure(few),  # noqa: B023 - is called in this turn of the loop
+                },
+                rounds,
+                lambda: None,
+            )
+        for name, values in found.items():
+            result[f"{name}, {rules} rules_ns"] = figures(values)
+        result["ratios"][f"{rules} rules, agent-aegis over single"] = ratio(
+            found["agent-aegis"], found["single"]
+        )
+    return result
