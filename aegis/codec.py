@@ -8,10 +8,11 @@ from __future__ import annotations
 import re
 from typing import Any
 
+import msgspec
 import orjson
 
 from aegis.errors import InvalidBody, named, shown
-from aegis_core import Action
+from aegis_core import Action, brackets_in, brackets_in_object
 
 __all__ = [
     "Question",
@@ -20,6 +21,8 @@ __all__ = [
     "dumps",
     "dumps_foreign",
     "loads",
+    "plain_batch",
+    "plain_params",
     "question",
     "redacted_json",
 ]
@@ -78,6 +81,77 @@ def loads(body: bytes, deepest: int) -> Any:
     ):
         raise InvalidBody(f"the body is nested deeper than {deepest} levels")
     return value
+
+
+_NO_PARAMS = msgspec.Raw(b"{}")
+
+
+class _PlainAction(msgspec.Struct, gc=False, forbid_unknown_fields=True):
+    """An action as most are; its params stay as they were sent."""
+
+    action_type: str
+    target: str = ""
+    params: msgspec.Raw = _NO_PARAMS
+    agent_id: str = ""
+
+
+class _PlainBatch(msgspec.Struct, gc=False, forbid_unknown_fields=True):
+    actions: list[_PlainAction]
+
+
+_PLAIN = msgspec.json.Decoder(_PlainBatch)
+
+
+def plain_batch(
+    body: bytes, largest: int, deepest: int
+) -> list[tuple[str, str, str, msgspec.Raw]] | None:
+    """The questions of a batch of plain actions: `{"actions": […]}` with nothing odd in it.
+
+    Args:
+        body: JSON in UTF-8.
+        largest: How many actions it may have.
+        deepest: How many objects and lists may stand inside each other.
+
+    Returns:
+        Action type, target, agent and params of each, these as JSON for `plain_params`. None:
+        something in it must be read with more care, which also finds the words for what is wrong.
+    """
+    if not body.startswith(b'{"actions"'):
+        return None
+    try:
+        actions = _PLAIN.decode(body).actions
+    except (msgspec.MsgspecError, ValueError, RecursionError):
+        return None
+    brackets = brackets_in(body)
+    if brackets < 0 or len(actions) > largest or not (body.isascii() or _is_utf8(body)):
+        return None
+    questions = []
+    brackets -= 2 + len(actions)
+    most = deepest - 3
+    for action in actions:
+        kind, params = action.action_type, action.params
+        in_params = brackets_in_object(params)
+        if not kind or not 0 < in_params <= most:
+            return None
+        if params is not _NO_PARAMS:
+            brackets -= in_params
+        questions.append((kind, action.target, action.agent_id, params))
+    # Brackets that are left over stand in strings, or in a member that stands twice and was not
+    # looked at.
+    return None if brackets else questions
+
+
+def plain_params(params: msgspec.Raw) -> Any:
+    """The params of a plain action."""
+    return orjson.loads(memoryview(params))
+
+
+def _is_utf8(body: bytes) -> bool:
+    try:
+        body.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _is_deeper(value: object, deepest: int) -> bool:

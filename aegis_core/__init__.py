@@ -3,7 +3,7 @@
 Pure: no input or output, no clock, no logging; the standard library only.
 """
 
-from aegis_core.engine import Engine, compile_policy
+from aegis_core.engine import Engine, brackets_in, brackets_in_object, compile_policy
 from aegis_core.errors import AegisError, PolicyError, Problem
 from aegis_core.layout import covered_rules
 from aegis_core.model import (
@@ -32,6 +32,8 @@ __all__ = [
     "PolicyRule",
     "Problem",
     "RiskLevel",
+    "brackets_in",
+    "brackets_in_object",
     "compile_policy",
     "covered_rules",
 ]

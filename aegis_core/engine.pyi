@@ -2,9 +2,11 @@ from collections.abc import Callable, Iterable, Mapping
 from mmap import mmap
 from typing import Any, final
 
+from typing_extensions import Buffer
+
 from aegis_core.model import Condition, Decision, Policy
 
-__all__ = ["Engine", "compile_policy"]
+__all__ = ["Engine", "brackets_in", "brackets_in_object", "compile_policy"]
 
 @final
 class Engine:
@@ -39,11 +41,16 @@ class Engine:
         params: Mapping[str, Any] | None = None,
     ) -> bytes: ...
     def evaluate_many_json(
-        self, actions: Iterable[tuple[str, str, str, Mapping[str, Any] | None]]
+        self,
+        actions: Iterable[tuple[str, str, str, Any]],
+        *,
+        read: Callable[[Any], Mapping[str, Any]] | None = ...,
     ) -> bytes: ...
     def evaluate_object_json(self, item: object) -> bytes | None: ...
     def evaluate_objects_json(self, items: list[Any]) -> bytes | None: ...
 
+def brackets_in(text: Buffer) -> int: ...
+def brackets_in_object(text: Buffer) -> int: ...
 def compile_policy(
     policy: Policy,
     *,

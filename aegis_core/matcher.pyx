@@ -91,9 +91,12 @@ cdef void scan(Search *s, int32_t place) noexcept nogil:
 
 cdef inline void consider(Search *s, const Candidate *candidate) noexcept nogil:
     cdef int field
+    cdef const Pattern *pattern
     for field in range(FIELDS):
-        if candidate.check[field] and not holds(s, candidate.check[field], &s.texts[field]):
-            return
+        if candidate.check[field]:
+            pattern = <const Pattern *>(s.base + candidate.check[field])
+            if differs_at_once(pattern, &s.texts[field]) or not holds(pattern, &s.texts[field]):
+                return
     if candidate.key & 1:
         s.pending[s.pendings] = candidate.key
         s.pendings += 1
@@ -154,7 +157,7 @@ cdef inline bint begins(
     cdef uint64_t one, other
     if char_t is uint8_t and literal_t is uint8_t:
         # SAFETY: eight bytes of the text are there, and eight of the block, whose rows come last.
-        if step == 1 and length <= 8 <= left:
+        if step == 1 and 0 < length <= 8 <= left:
             memcpy(&one, data, 8)
             memcpy(&other, label, 8)
             return (one ^ other) << (64 - 8 * length) == 0
@@ -201,10 +204,16 @@ cdef inline int32_t place_of(
 # --- one pattern ---------------------------------------------------------------------------------
 
 
-cdef bint holds(Search *s, int32_t place, const Text *text) noexcept nogil:
-    cdef const Pattern *pattern = <const Pattern *>(s.base + place)
-    if text.length < pattern.least_length:
-        return False
+cdef inline bint differs_at_once(const Pattern *pattern, const Text *text) noexcept nogil:
+    # Most candidates that fail do so in their length or their first character.
+    return text.length < pattern.least_length or (
+        pattern.head and text.kind == 1 and not pattern.wide
+        and (<const uint8_t *>text.data)[0] != (<const uint8_t *>(pattern + 1))[0]
+    )
+
+
+cdef bint holds(const Pattern *pattern, const Text *text) noexcept nogil:
+    # SAFETY: the caller has seen that the text is at least `least_length` long.
     if (
         (pattern.shape == EXACT or pattern.shape == FIXED)
         and text.length != pattern.least_length
@@ -220,8 +229,7 @@ cdef bint holds(Search *s, int32_t place, const Text *text) noexcept nogil:
 cdef bint pattern_matches(
     const Pattern *pattern, const char_t *data, Py_ssize_t length
 ) noexcept nogil:
-    # SAFETY: the caller has seen that `length` is at least `least_length`, which covers the head
-    # and the tail together.
+    # SAFETY: `length` is at least `least_length`, which covers the head and the tail together.
     cdef const uint32_t *wide = <const uint32_t *>(pattern + 1)
     cdef const uint8_t *narrow = <const uint8_t *>(pattern + 1)
     cdef const int32_t *steps
@@ -232,7 +240,7 @@ cdef bint pattern_matches(
             return False
         steps = <const int32_t *>(wide + pattern.head + pattern.tail)
     else:
-        if not same(data, narrow, pattern.head):
+        if not begins(data, narrow, pattern.head, length, 1):
             return False
         if not same(data + length - pattern.tail, narrow + pattern.head, pattern.tail):
             return False

@@ -39,6 +39,8 @@ AEGIS_CORE = [
     "PolicyRule",
     "Problem",
     "RiskLevel",
+    "brackets_in",
+    "brackets_in_object",
     "compile_policy",
     "covered_rules",
 ]
