@@ -6,6 +6,7 @@
 #   make check    the static checks; `make --keep-going check` tells all that is wrong at once
 #   make format   put the code into the form that `make check` wants
 #   make bench    the full benchmark, into bench-results; ARGS=--agent-aegis takes it along
+#   make instructions  count the instructions of a decision by valgrind, and store them in benchmarks/results
 #   make clean    remove what these targets made
 #
 # Needs Python 3.11 or newer with venv (another than `python3`: make PYTHON=python3.12 ...), a C
@@ -22,7 +23,7 @@ PYTHON_CODE := aegis aegis_core tests benchmarks setup.py
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
 .DELETE_ON_ERROR:
-.PHONY: serve test nightly check check-style check-types check-imports format bench clean
+.PHONY: serve test nightly check check-style check-types check-imports format bench instructions clean
 
 serve: $(VENV)/installed
 	aegis serve policy.yaml $(ARGS)
@@ -54,6 +55,9 @@ format: $(VENV)/check-tools
 
 bench: $(VENV)/installed
 	python -m benchmarks $(ARGS)
+
+instructions: $(VENV)/installed
+	python -m benchmarks.instructions --write
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache .benchmarks
