@@ -3,9 +3,11 @@
 #   make serve    build, and run the server; ARGS="--port 9000" passes options on
 #   make test     run all tests; ARGS="-m 'not slow'" or ARGS=tests/unit narrows them
 #   make nightly  the property tests at length: 100,000 pairs, 10,000 examples each; the API's description
+#   make sanitize the engine's tests, with it built so that a stray read or write ends them; needs gcc
 #   make check    the static checks; `make --keep-going check` tells all that is wrong at once
 #   make format   put the code into the form that `make check` wants
 #   make bench    the full benchmark, into bench-results; ARGS=--agent-aegis takes it along
+#   make instructions  count the instructions of a decision by valgrind, and store them in benchmarks/results
 #   make clean    remove what these targets made
 #
 # Needs Python 3.11 or newer with venv (another than `python3`: make PYTHON=python3.12 ...), a C
@@ -15,6 +17,9 @@ PYTHON ?= python3
 ARGS ?=
 VENV := .venv
 PIP := $(VENV)/bin/python -m pip --disable-pip-version-check
+SANITIZED := build/sanitized
+UNDER_SANITIZERS = PYTHONMALLOC=malloc ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 \
+    LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libstdc++.so.6)"
 ENGINE_SOURCES := $(wildcard aegis_core/*.pyx aegis_core/*.pxd)
 ENGINE_MODULES := $(patsubst %.pyx,%,$(wildcard aegis_core/*.pyx))
 PYTHON_CODE := aegis aegis_core tests benchmarks setup.py
@@ -23,7 +28,7 @@ PYTHON_CODE := aegis aegis_core tests benchmarks setup.py
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
 .DELETE_ON_ERROR:
-.PHONY: serve test nightly check check-style check-types check-imports format bench clean
+.PHONY: serve test nightly sanitize check check-style check-types check-imports format bench instructions clean
 
 serve: $(VENV)/installed
 	aegis serve policy.yaml $(ARGS)
@@ -34,6 +39,18 @@ test: $(VENV)/installed $(VENV)/test-tools
 nightly: $(VENV)/installed $(VENV)/test-tools
 	AEGIS_PAIRS=100000 HYPOTHESIS_PROFILE=nightly python -m pytest tests/property --timeout 0 $(ARGS)
 	AEGIS_API_EXAMPLES=1000 python -m pytest tests/process/test_openapi.py
+
+# In a folder of its own, so that what is built never lies where something else would load it. Python itself is not
+# instrumented: the sanitizers are loaded before it, they see every block since it takes all of them
+# from malloc, and what it leaves behind at its end is no finding.
+sanitize: $(VENV)/installed $(VENV)/test-tools
+	rm -rf $(SANITIZED)
+	AEGIS_CORE_SANITIZE=1 $(PIP) install --quiet --no-deps --target $(SANITIZED) .
+	cp -R tests benchmarks pyproject.toml $(SANITIZED)
+	cd $(SANITIZED) && $(UNDER_SANITIZERS) python -c \
+	    'from aegis_core import engine; assert engine.__file__.startswith("$(CURDIR)/$(SANITIZED)/")'
+	cd $(SANITIZED) && $(UNDER_SANITIZERS) python -m pytest -p no:cacheprovider --timeout 0 \
+	    tests/unit/test_engine.py tests/property $(ARGS)
 
 check: check-style check-types check-imports
 
@@ -55,6 +72,9 @@ format: $(VENV)/check-tools
 
 bench: $(VENV)/installed
 	python -m benchmarks $(ARGS)
+
+instructions: $(VENV)/installed
+	python -m benchmarks.instructions --write
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache .benchmarks

@@ -1,6 +1,7 @@
 """Compiles the engine; everything else about the package is in pyproject.toml.
 
-`AEGIS_CORE_DEBUG=1` builds it with every check and with line tracing.
+`AEGIS_CORE_DEBUG=1` builds it with every check and with line tracing; `AEGIS_CORE_SANITIZE=1` with
+the address and undefined behaviour sanitizers, for `make sanitize`.
 """
 
 import os
@@ -9,10 +10,15 @@ from Cython.Build import cythonize
 from setuptools import Extension, setup
 
 debug = os.environ.get("AEGIS_CORE_DEBUG") == "1"
+sanitize = os.environ.get("AEGIS_CORE_SANITIZE") == "1"
 
 # Cython and setuptools compare times only, never flags: each kind has a folder of its own, and the
 # compiler is always run, so that a build never leaves the other kind in place.
-build_base = "build/debug" if debug else "build/release"
+build_base = f"build/{'sanitize' if sanitize else 'debug' if debug else 'release'}"
+
+sanitizers = ["-fsanitize=address,undefined"] if sanitize else []
+# The first finding ends the process, so that a test cannot pass beside it.
+checked = ["-O1", "-g", "-fno-omit-frame-pointer", "-fno-sanitize-recover=all", *sanitizers]
 
 setup(
     options={"build": {"build_base": build_base}, "build_ext": {"force": True}},
@@ -21,7 +27,8 @@ setup(
             Extension(
                 f"aegis_core.{module}",
                 [f"aegis_core/{module}.pyx"],
-                extra_compile_args=["-O0" if debug else "-O3"],
+                extra_compile_args=checked if sanitize else ["-O0" if debug else "-O3"],
+                extra_link_args=sanitizers,
                 define_macros=[("CYTHON_TRACE_NOGIL", "1")] if debug else [],
             )
             for module in ("patterns", "matcher", "layout", "engine")

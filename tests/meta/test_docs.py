@@ -31,6 +31,8 @@ NOT_RUN = {
     'make test ARGS="tests/unit -q"': "is what runs this",
     'sqlite3 aegis_audit.db ".backup backup.db"': "needs SQLite's own command",
     "make bench": "takes minutes",
+    "make sanitize": "takes minutes",
+    "make instructions": "renews what is stored; a test counts them",
     "make bench ARGS=--agent-aegis": "takes minutes, and another package",
 }
 """Commands that are not run, and why; targets of make are seen to exist."""
