@@ -30,7 +30,7 @@ class Snapshot:
         self.loaded = loaded
         self.stored = stored
         self.version = stored.version
-        self.headers = ((b"x-aegis-policy-version", str(stored.version).encode()),)
+        self.headers = (("x-aegis-policy-version", str(stored.version)),)
         self.engine: Engine = loaded.policy.engine
 
     @property

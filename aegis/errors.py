@@ -106,7 +106,7 @@ class RequestError(AegisError):
         self,
         message: str,
         code: str | None = None,
-        headers: tuple[tuple[bytes, bytes], ...] = (),
+        headers: tuple[tuple[str, str], ...] = (),
     ) -> None:
         super().__init__(message)
         if code is not None:

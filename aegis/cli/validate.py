@@ -9,7 +9,7 @@ import click
 from aegis.cli.terminal import FORMAT, echo_json, paint, print_problems
 from aegis.errors import PolicyError, Problem
 from aegis.server import load_policy_file
-from aegis.server.app import problems_json
+from aegis.server.kernel import problems_json
 
 __all__ = ["validate"]
 

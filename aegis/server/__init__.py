@@ -22,7 +22,8 @@ from aegis.policies import LoadedPolicy, Policy, load_text, read_policy
 from aegis.server import openapi
 from aegis.server.admin import YAML_TYPES, Admin
 from aegis.server.api import Api
-from aegis.server.app import App, Lifecycle, Route
+from aegis.server.app import App
+from aegis.server.kernel import Lifecycle, Route
 from aegis.sharing import PolicyVersions
 from aegis.store import Store
 
@@ -30,7 +31,7 @@ __all__ = ["build_app", "create_app", "load_policy_file"]
 
 _log = logging.getLogger("aegis.server")
 
-_JSON_TYPES = frozenset((b"application/json", b"text/json"))
+_JSON_TYPES = frozenset(("application/json", "text/json"))
 
 
 def create_app(

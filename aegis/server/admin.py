@@ -8,13 +8,14 @@ from collections.abc import Callable
 from aegis import codec
 from aegis.decisions import Snapshot
 from aegis.errors import InvalidBody, named
+from aegis.headers import Headers, value_of
 from aegis.policies import LoadedPolicy, load_text
-from aegis.server.app import Answer, Caller, Headers, problems_json
+from aegis.server.kernel import Answer, Caller, problems_json
 
 __all__ = ["YAML_TYPES", "Admin"]
 
 YAML_TYPES = frozenset(
-    (b"application/yaml", b"application/x-yaml", b"text/yaml", b"text/x-yaml", b"text/vnd.yaml")
+    ("application/yaml", "application/x-yaml", "text/yaml", "text/x-yaml", "text/vnd.yaml")
 )
 _DOCUMENT_KEYS = ("rules", "defaults")
 
@@ -38,7 +39,7 @@ class Admin:
         self._put = put
 
     async def put_policy(
-        self, body: bytes, headers: Headers, _query: bytes, caller: Caller
+        self, body: bytes, headers: Headers, _query: str, caller: Caller
     ) -> Answer:
         """`PUT /api/v1/policy`: validate, compile, store, switch."""
         # In a thread: other requests go on while a large policy is parsed and compiled.
@@ -55,26 +56,26 @@ class Admin:
     def _load_and_put(
         self, body: bytes, headers: Headers, caller: Caller
     ) -> tuple[LoadedPolicy, Snapshot]:
-        media_type = headers.get(b"content-type", b"")
+        media_type = value_of(headers, "content-type") or ""
         loaded = read_policy_body(media_type, body, deepest=self._deepest)
-        condition = headers.get(b"if-match")
-        tags = None if condition is None else [tag.strip() for tag in condition.split(b",")]
+        condition = value_of(headers, "if-match")
+        tags = None if condition is None else [tag.strip() for tag in condition.split(",")]
 
         def is_expected(newest: int) -> bool:
             # SOURCE: RFC 9110 section 13.1.1; a version's tag is its number in quotes.
-            return tags is None or tags == [b"*"] or b'"%d"' % newest in tags
+            return tags is None or tags == ["*"] or f'"{newest}"' in tags
 
         return loaded, self._put(loaded, is_expected, None if caller is None else caller.name)
 
 
-def read_policy_body(media_type: bytes, body: bytes, *, deepest: int) -> LoadedPolicy:
+def read_policy_body(media_type: str, body: bytes, *, deepest: int) -> LoadedPolicy:
     """The policy of a body in any of its three forms.
 
     Raises:
         InvalidBody: It is none of them.
         PolicyError: The policy is refused.
     """
-    if media_type.partition(b";")[0].strip().lower() in YAML_TYPES:
+    if media_type.partition(";")[0].strip().lower() in YAML_TYPES:
         if not body:
             raise InvalidBody("the body is empty; send the policy's YAML")
         return load_text(body)

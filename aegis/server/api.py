@@ -15,8 +15,9 @@ from aegis.config import Settings
 from aegis.decisions import Snapshot
 from aegis.errors import Forbidden, InvalidQuery, NotReady, StoreError, did_you_mean, shown
 from aegis.execution import Enforcer, result_json
+from aegis.headers import Headers
 from aegis.keys import Key
-from aegis.server.app import Answer, Caller, Headers
+from aegis.server.kernel import Answer, Caller
 from aegis_core import Engine, RiskLevel
 
 __all__ = ["AUDIT_PARAMETERS", "Api"]
@@ -56,17 +57,15 @@ class Api:
         self._enforcer = enforcer
         self._audit = audit
 
-    def health(self, _body: bytes, _headers: Headers, _query: bytes, _caller: Caller) -> Answer:
+    def health(self, _body: bytes, _headers: Headers, _query: str, _caller: Caller) -> Answer:
         """`GET /health`: the release that answers."""
         return 200, (), codec.dumps({"status": "ok", "version": __version__})
 
-    def live(self, _body: bytes, _headers: Headers, _query: bytes, _caller: Caller) -> Answer:
+    def live(self, _body: bytes, _headers: Headers, _query: str, _caller: Caller) -> Answer:
         """`GET /health/live`: the process answers."""
         return 200, (), b'{"status":"ok"}'
 
-    async def ready(
-        self, _body: bytes, _headers: Headers, _query: bytes, _caller: Caller
-    ) -> Answer:
+    async def ready(self, _body: bytes, _headers: Headers, _query: str, _caller: Caller) -> Answer:
         """`GET /health/ready`: decisions can be made and recorded."""
         self._enforcer()
         try:
@@ -76,7 +75,7 @@ class Api:
         self._snapshot()
         return 200, (), b'{"status":"ok"}'
 
-    def evaluate(self, body: bytes, _headers: Headers, _query: bytes, caller: Caller) -> Answer:
+    def evaluate(self, body: bytes, _headers: Headers, _query: str, caller: Caller) -> Answer:
         """`POST /api/v1/evaluate`: decide, without executing."""
         snapshot = self._snapshot()
         engine = snapshot.engine
@@ -114,9 +113,7 @@ class Api:
             ]
         )
 
-    async def execute(
-        self, body: bytes, _headers: Headers, _query: bytes, caller: Caller
-    ) -> Answer:
+    async def execute(self, body: bytes, _headers: Headers, _query: str, caller: Caller) -> Answer:
         """`POST /api/v1/execute`: decide, approve, execute, audit."""
         asked = codec.loads(body, self._deepest)
         is_batch = type(asked) is not dict or "actions" in asked
@@ -139,12 +136,12 @@ class Api:
         results = [result_json(result) for result in done]
         return 200, snapshot.headers, b"[%b]" % b",".join(results) if is_batch else results[0]
 
-    def policy(self, _body: bytes, _headers: Headers, _query: bytes, _caller: Caller) -> Answer:
+    def policy(self, _body: bytes, _headers: Headers, _query: str, _caller: Caller) -> Answer:
         """`GET /api/v1/policy`: the policy in force."""
         snapshot = self._snapshot()
         return 200, snapshot.headers, snapshot.json
 
-    async def audit(self, _body: bytes, _headers: Headers, query: bytes, _caller: Caller) -> Answer:
+    async def audit(self, _body: bytes, _headers: Headers, query: str, _caller: Caller) -> Answer:
         """`GET /api/v1/audit`: records, oldest first."""
         pages = self._audit().pages(read_filter(query))
         # The first page is read before anything is sent, so that a failure still has its status.
@@ -177,16 +174,16 @@ async def _streamed(
     yield b"]"
 
 
-def read_filter(query: bytes) -> AuditFilter:
+def read_filter(query: str) -> AuditFilter:
     """The filter of a query string; an empty value is left out.
 
     Raises:
         InvalidQuery: A parameter is unknown, repeated, or has an impossible value.
     """
     try:
-        pairs = parse_qsl(
-            query.decode("ascii"), keep_blank_values=True, errors="strict", max_num_fields=64
-        )
+        if not query.isascii():
+            raise ValueError
+        pairs = parse_qsl(query, keep_blank_values=True, errors="strict", max_num_fields=64)
     except ValueError:
         raise InvalidQuery(
             "the query string is not UTF-8 in percent encoding, or has over 64 parameters"

@@ -10,8 +10,9 @@ from aegis import __version__
 from aegis.audit import ResultStatus
 from aegis.codec import dumps
 from aegis.config import Settings
+from aegis.headers import Headers
 from aegis.server.api import LARGEST_ID, LARGEST_LIMIT
-from aegis.server.app import Answer, Caller, Headers
+from aegis.server.kernel import Answer, Caller
 from aegis_core import Approval, RiskLevel
 
 __all__ = ["ERRORS", "document", "handler"]
@@ -555,14 +556,14 @@ def document(settings: Settings) -> Schema:
     }
 
 
-def handler(settings: Settings) -> Callable[[bytes, Headers, bytes, Caller], Answer]:
+def handler(settings: Settings) -> Callable[[bytes, Headers, str, Caller], Answer]:
     """What answers `GET /openapi.json`."""
 
     @cache
     def written() -> bytes:
         return dumps(document(settings))
 
-    def openapi(_body: bytes, _headers: Headers, _query: bytes, _caller: Caller) -> Answer:
+    def openapi(_body: bytes, _headers: Headers, _query: str, _caller: Caller) -> Answer:
         return 200, (), written()
 
     return openapi

@@ -1,6 +1,6 @@
-"""A client that speaks ASGI to an application in this process, and the server that it speaks to.
+"""A client of an application in this process, and the server that it speaks to, in ASGI or in RSGI.
 
-It is as strict as a server may be: an answer that breaks ASGI fails the test that asked.
+It is as strict as a server may be: an answer that breaks the interface fails the test that asked.
 """
 
 from __future__ import annotations
@@ -13,15 +13,19 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import unquote
 
+from aegis.errors import NotReady
 from aegis.policies import load_text
 from aegis.server import create_app
-from aegis.server.app import App, Route
+from aegis.server.app import App
+from aegis.server.kernel import Route
+from tests.contract import rsgi
 
 Message = Mapping[str, Any]
 Application = Callable[
     [Any, Callable[[], Awaitable[Message]], Callable[[Message], Awaitable[None]]], Awaitable[None]
 ]
-Headers = Mapping[str, str | bytes]
+Headers = Mapping[str, str | bytes | list[str] | list[bytes]]
+"""A list stands for a header that stands several times."""
 
 POLICY = """\
 rules:
@@ -35,6 +39,9 @@ EVALUATE = "/api/v1/evaluate"
 EXECUTE = "/api/v1/execute"
 AUDIT = "/api/v1/audit"
 POLICY_PATH = "/api/v1/policy"
+
+interface = "asgi"
+"""What is spoken now, `asgi` or `rsgi`, unless a test says what only ASGI can say."""
 
 LOCAL = ("127.0.0.1", 50000)
 REMOTE = ("203.0.113.7", 50000)
@@ -181,14 +188,55 @@ class Client:
             sent["content-length"] = str(len(body))
         sent.update(headers or {})
         reply = Reply()
-        scope = self._scope(method, path, sent, address or self.address)
         parts = list(chunks) if chunks is not None else [body or b""]
-        await self.app(scope, _receiving(parts, then, reply), _sending(reply))
+        address = address or self.address
+        if self.speaks_rsgi:
+            if chunks is not None and "content-length" not in sent:
+                sent["transfer-encoding"] = "chunked"
+            await self._by_rsgi(reply, method, path, sent, address, parts, then)
+        else:
+            scope = self._scope(method, path, sent, address)
+            await self.app(scope, _receiving(parts, then, reply), _sending(reply))
         if reply.status:
             assert reply.is_complete, "the answer was not ended"
             length = reply.header("content-length")
             assert method == "HEAD" or length is None or int(length) == len(reply.body)
         return reply
+
+    @property
+    def speaks_rsgi(self) -> bool:
+        """Whether it does now; RSGI knows no mounted applications and no unknown addresses."""
+        return (
+            interface == "rsgi"
+            and isinstance(self.app, App)
+            and not self.root_path
+            and self.address is not None
+        )
+
+    async def _by_rsgi(
+        self,
+        reply: Reply,
+        method: str,
+        path: str,
+        headers: Headers,
+        address: tuple[str, int] | None,
+        parts: list[bytes],
+        then: str | None,
+    ) -> None:
+        assert isinstance(self.app, App)
+        assert address is not None
+        raw_path, _, query = path.partition("?")
+        host, port = address
+        client = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        sent = [(name.decode(), value) for name, value in _raw(headers)]
+        scope = rsgi.Scope(method, unquote(raw_path, errors="replace"), query, sent, client)
+        protocol = rsgi.Protocol(method, parts, then)
+        await self.app.__rsgi__(scope, protocol)
+        await protocol.end()
+        reply.status, reply.headers, reply.body = protocol.status, protocol.headers, protocol.body
+        reply.parts, reply.received = protocol.parts, protocol.received
+        reply.is_complete = True
+        assert reply.status, "it was not answered"
 
     def _scope(
         self, method: str, path: str, headers: Headers, address: tuple[str, int] | None
@@ -204,13 +252,18 @@ class Client:
             "raw_path": (self.root_path + raw_path).encode(),
             "query_string": query.encode(),
             "root_path": self.root_path,
-            "headers": [
-                (name.lower().encode(), text if isinstance(text, bytes) else text.encode())
-                for name, text in headers.items()
-            ],
+            "headers": _raw(headers),
             "client": address,
             "server": ("127.0.0.1", 8000),
         }
+
+
+def _raw(headers: Headers) -> list[tuple[bytes, bytes]]:
+    return [
+        (name.lower().encode(), text if isinstance(text, bytes) else text.encode())
+        for name, texts in headers.items()
+        for text in (texts if isinstance(texts, list) else [texts])
+    ]
 
 
 def _receiving(
@@ -303,6 +356,17 @@ def served(
         client = Client(app, runner, **details)
         if not lifespan:
             yield client
+            return
+        if client.speaks_rsgi:
+            assert isinstance(app, App)
+            try:
+                app.__rsgi_init__(runner.get_loop())
+            except NotReady as error:
+                raise StartupFailed(str(error)) from error
+            try:
+                yield client
+            finally:
+                app.__rsgi_del__(runner.get_loop())
             return
         life = living(app)
         runner.run(life.__aenter__())

@@ -14,10 +14,12 @@ import pytest
 from aegis import __version__
 from aegis.auth import Gate
 from aegis.config import Settings
+from aegis.headers import Headers
 from aegis.keys import KeyRing
 from aegis.policies import load_text
 from aegis.server import build_app
-from aegis.server.app import Answer, App, Caller, Lifecycle, Route
+from aegis.server.app import App
+from aegis.server.kernel import Answer, Caller, Lifecycle, Route
 from tests.contract.client import (
     AUDIT,
     EVALUATE,
@@ -312,9 +314,7 @@ def test_batch_is_validated_whole_and_says_where(path: str, wrong: Any, place: s
 
 
 def test_defect_is_an_error_without_a_trace_of_it() -> None:
-    def fail(
-        _body: bytes, _headers: Mapping[bytes, bytes], _query: bytes, _caller: Caller
-    ) -> Answer:
+    def fail(_body: bytes, _headers: Headers, _query: str, _caller: Caller) -> Answer:
         raise ZeroDivisionError("the inside of the server")
 
     with served(app_around(Route(fail, None, needs_service=False))) as client:
@@ -488,9 +488,7 @@ def test_timed_out_request_ends_alone() -> None:
 def test_request_may_take_longer_than_its_body() -> None:
     is_late = asyncio.Event()
 
-    async def slow(
-        _body: bytes, _headers: Mapping[bytes, bytes], _query: bytes, _caller: Caller
-    ) -> Answer:
+    async def slow(_body: bytes, _headers: Headers, _query: str, _caller: Caller) -> Answer:
         await is_late.wait()
         return 200, (), b"{}"
 

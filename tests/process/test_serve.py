@@ -318,6 +318,13 @@ def test_blank_key_is_refused_and_not_taken_for_no_key(folder: Path, name: str, 
     assert_cannot_start(ended, name)
 
 
+@pytest.mark.parametrize("name", ["AEGIS_API_KEY", "AEGIS_ADMIN_KEY"])
+@pytest.mark.parametrize("value", ["schlüssel", "a\nb"])
+def test_key_that_no_header_can_carry_is_refused(folder: Path, name: str, value: str) -> None:
+    ended = end_of(folder, "serve", "policy.yaml", "--port", "0", env={name: value})
+    assert_cannot_start(ended, f"{name}.*ASCII")
+
+
 def test_database_of_a_newer_release_is_refused_and_left_as_it_is(folder: Path) -> None:
     with Server(folder) as server:
         assert server.stop() == 0

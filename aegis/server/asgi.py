@@ -1,0 +1,201 @@
+"""The ASGI front: the kernel as any ASGI server calls it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from asyncio import current_task
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from functools import lru_cache
+from typing import Any
+
+from aegis.errors import NotReady
+from aegis.server.kernel import Header, Kernel, broken_off, declared_size, too_large
+
+__all__ = ["Asgi"]
+
+Receive = Callable[[], Awaitable[Mapping[str, Any]]]
+Send = Callable[[Mapping[str, Any]], Awaitable[None]]
+RawHeader = tuple[bytes, bytes]
+
+_log = logging.getLogger("aegis.server")
+
+_JSON: RawHeader = (b"content-type", b"application/json")
+_LENGTHS: list[RawHeader] = [(b"content-length", b"%d" % length) for length in range(1024)]
+
+
+class Asgi(Kernel):
+    """The kernel as an ASGI application."""
+
+    _loop: Any = object()  # where requests are served: nowhere so far
+
+    async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:
+        """Serve one request, or the life cycle."""
+        if scope["type"] != "http":
+            await self._serve_other(scope, receive, send)
+            return
+        # The way of every request: what stands here costs more than the decision, so each line
+        # counts, and nothing is taken out into a coroutine of its own.
+        headers = _Headers(scope["headers"])
+        request_id = self._request_id(headers)
+        method = scope["method"]
+        client = scope.get("client")
+        try:
+            route, caller = self._admitted(
+                method,
+                scope["path"],
+                headers,
+                client[0] if client else None,
+                scope.get("root_path", ""),
+            )
+            body = b""
+            largest = route.largest_body_bytes
+            if largest:
+                length = headers.get_all("content-length")
+                declared = declared_size(", ".join(length), largest) if length else -1
+                task = current_task(self._loop) or self._begin()
+                self._deadlines.waiting[task] = self._deadlines.tick
+                try:
+                    message = await receive()
+                    if message["type"] != "http.request":
+                        raise broken_off()
+                    body = message.get("body", b"")
+                    # granian says that more comes even where the whole body is here, and asking
+                    # for the rest would cost as much again: the declared length settles it
+                    # unless the body is chunked (RFC 9112 section 6.3).
+                    if message.get("more_body", False) and (
+                        len(body) != declared or "transfer-encoding" in headers
+                    ):
+                        body = await _rest(body, receive, largest)
+                except asyncio.CancelledError:
+                    if task is None or not self._deadlines.has_passed(task):
+                        raise
+                    task.uncancel()
+                    raise self._late() from None
+                finally:
+                    del self._deadlines.waiting[task]
+                if len(body) > largest:
+                    raise too_large(largest)
+            if route.needs_service and not self._lifecycle.is_open:
+                await self._lifecycle.open()
+            query = scope["query_string"].decode("latin-1")
+            answer = route.handler(body, headers, query, caller)
+            status, more, content = answer if type(answer) is tuple else await answer  # type: ignore[misc]
+        except Exception as error:  # noqa: BLE001 - the edge: no failure may end the connection unsaid
+            status, more, content = self._refusal(error, request_id)
+        sent = [_JSON, (b"x-request-id", request_id.encode()), *_raw(tuple(more))]
+        if type(content) is not bytes or method == "HEAD":
+            await _send_other(receive, send, status, sent, content, method)
+            return
+        size = len(content)
+        sent.append(_LENGTHS[size] if size < len(_LENGTHS) else _length(size))
+        await send({"type": "http.response.start", "status": status, "headers": sent})
+        await send({"type": "http.response.body", "body": content})
+
+    def _begin(self) -> asyncio.Task[Any] | None:
+        """The present task, where the loop is not the one that was served before."""
+        self._loop = asyncio.get_running_loop()
+        self._deadlines.begin(self._loop)
+        return current_task()
+
+    async def _serve_other(self, scope: Any, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await self._live(receive, send)
+        elif scope["type"] == "websocket":
+            await receive()
+            await send({"type": "websocket.close", "code": 1003})
+
+    async def _live(self, receive: Receive, send: Send) -> None:
+        await receive()
+        try:
+            await self._lifecycle.open()
+        except NotReady as error:
+            await send({"type": "lifespan.startup.failed", "message": str(error)})
+            return
+        except Exception as error:  # noqa: BLE001 - the edge: see above
+            _log.exception("the server cannot start")
+            await send({"type": "lifespan.startup.failed", "message": str(error)})
+            return
+        await send({"type": "lifespan.startup.complete"})
+        await receive()
+        self._deadlines.end()
+        await self._lifecycle.close()
+        await send({"type": "lifespan.shutdown.complete"})
+
+
+class _Headers:
+    """Headers as the kernel reads them; what it does not ask for is not decoded."""
+
+    __slots__ = ("_last", "_sent")
+
+    def __init__(self, sent: Sequence[RawHeader]) -> None:
+        self._sent = sent
+        self._last = dict(sent)
+
+    def get_all(self, name: str) -> list[str]:
+        raw = name.encode()
+        value = self._last.get(raw)
+        if value is None:
+            return []
+        if len(self._last) == len(self._sent):  # none is repeated
+            return [value.decode("latin-1")]
+        return [value.decode("latin-1") for known, value in self._sent if known == raw]
+
+    def __contains__(self, name: str) -> bool:
+        return name.encode() in self._last
+
+
+@lru_cache(256)
+def _raw(headers: tuple[Header, ...]) -> tuple[RawHeader, ...]:
+    return tuple((name.encode(), value.encode()) for name, value in headers)
+
+
+def _length(size: int) -> RawHeader:
+    return (b"content-length", b"%d" % size)
+
+
+async def _send_other(
+    receive: Receive,
+    send: Send,
+    status: int,
+    headers: list[RawHeader],
+    content: bytes | AsyncIterator[bytes],
+    method: str,
+) -> None:
+    """Send an answer that is streamed, or whose body is left out."""
+    if isinstance(content, bytes):
+        headers.append(_length(len(content)))
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    if method != "HEAD" and not isinstance(content, bytes):
+        gone = asyncio.create_task(_hung_up(receive))
+        try:
+            async for part in content:
+                if gone.done():
+                    return
+                await send({"type": "http.response.body", "body": part, "more_body": True})
+        finally:
+            gone.cancel()
+    await send({"type": "http.response.body", "body": b""})
+
+
+async def _hung_up(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+async def _rest(start: bytes, receive: Receive, largest: int) -> bytes:
+    parts = [start]
+    size = len(start)
+    while True:
+        if size > largest:
+            raise too_large(largest)
+        message = await receive()
+        if message["type"] != "http.request":
+            raise broken_off()
+        part = message.get("body", b"")
+        parts.append(part)
+        size += len(part)
+        if not message.get("more_body", False):
+            if size > largest:
+                raise too_large(largest)
+            return b"".join(parts)

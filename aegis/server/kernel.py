@@ -1,0 +1,351 @@
+"""The kernel: life cycle, route table, admission, limits of bodies, errors to answers.
+
+It knows no protocol between servers and applications: `asgi` and `rsgi` are its two fronts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+import os
+import re
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from aegis.auth import Gate
+from aegis.codec import dumps
+from aegis.errors import (
+    AegisError,
+    BodyTimeout,
+    BodyTooLarge,
+    InvalidBody,
+    MethodNotAllowed,
+    NotFound,
+    NotReady,
+    PolicyError,
+    RequestError,
+    UnsupportedMediaType,
+    shown,
+)
+from aegis.headers import Headers, value_of
+from aegis.keys import Key, Permission
+
+__all__ = [
+    "CLOSE",
+    "JSON",
+    "Answer",
+    "Caller",
+    "Deadlines",
+    "Header",
+    "Kernel",
+    "Lifecycle",
+    "Route",
+    "broken_off",
+    "declared_size",
+    "problems_json",
+    "too_large",
+]
+
+_log = logging.getLogger("aegis.server")
+
+Header = tuple[str, str]
+
+JSON: Header = ("content-type", "application/json")
+CLOSE: Header = ("connection", "close")
+_RETRY_AFTER: Header = ("retry-after", "1")
+_PLAIN_JSON = ["application/json"]
+_SANE_REQUEST_ID = re.compile(r"[!-~]{1,128}")
+
+Caller = Key | None
+"""Who asks; None where no key is needed."""
+
+Answer = tuple[int, Sequence[Header], "bytes | AsyncIterator[bytes]"]
+"""Status, headers besides those that every answer has, and the body: whole, or as it comes."""
+
+Handler = Callable[[bytes, Headers, str, Caller], "Answer | Awaitable[Answer]"]
+"""Called with the body, the headers, the raw query string and who asks; may raise any `AegisError`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """What answers a method on a path.
+
+    Attributes:
+        handler: Answers.
+        permission: What a key must have to call it; None: no key is needed.
+        largest_body_bytes: 0: it takes no body.
+        media_types: What its body may be declared as, besides types that end in `+json`.
+        needs_service: Whether policy and audit must be open.
+    """
+
+    handler: Handler
+    permission: Permission | None
+    largest_body_bytes: int = 0
+    media_types: frozenset[str] = frozenset(("application/json", "text/json"))
+    needs_service: bool = True
+
+
+@dataclass(slots=True)
+class Lifecycle:
+    """How the application is opened and closed; opening is tried again after a failure."""
+
+    opening: Callable[[], Awaitable[None]]
+    stopping: Callable[[], None]
+    closing: Callable[[], Awaitable[None]]
+    is_open: bool = False
+    is_closing: bool = False
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    async def open(self) -> None:
+        """Open once, whoever asks first.
+
+        Raises:
+            NotReady: It cannot be opened, and why.
+        """
+        async with self.lock:
+            if self.is_open:
+                return
+            if self.is_closing:
+                raise NotReady("the server is stopping")
+            try:
+                await self.opening()
+            except AegisError as error:
+                raise NotReady(str(error)) from error
+            self.is_open = True
+
+    async def close(self) -> None:
+        """Close what was opened."""
+        self.is_closing = True
+        async with self.lock:
+            if self.is_open:
+                self.is_open = False
+                await self.closing()
+
+
+class _Waiter(Protocol):
+    """What waits for a body: a task, or a future of the server's."""
+
+    def cancel(self) -> bool:
+        """Wait no more; whether it still did."""
+
+
+class Deadlines:
+    """Cancels what waits for a body for too long.
+
+    One timer serves all: a timer each would cost more than a decision does. A waiter is cancelled
+    between `timeout_s` and an eighth more.
+
+    Attributes:
+        waiting: What waits, and the tick in which each began.
+        tick: The present tick.
+    """
+
+    _TICKS = 8
+
+    def __init__(self, timeout_s: float) -> None:
+        self.timeout_s = timeout_s
+        self.waiting: dict[_Waiter | None, int] = {}
+        self.tick = 0
+        self._passed: set[_Waiter | None] = set()
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    def begin(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Begin to tick, on the loop that requests are served on."""
+        if self._loop is not loop:
+            self._loop = loop
+            loop.call_later(self.timeout_s / self._TICKS, self._next, loop)
+
+    def end(self) -> None:
+        """Tick no more."""
+        self._loop = None
+
+    def has_passed(self, waiter: _Waiter | None) -> bool:
+        """Whether it is for its deadline that a waiter was cancelled; asked once."""
+        if waiter in self._passed:
+            self._passed.remove(waiter)
+            return True
+        return False
+
+    def _next(self, loop: asyncio.AbstractEventLoop) -> None:
+        if self._loop is not loop:
+            return
+        self.tick += 1
+        for waiter, begun in self.waiting.items():
+            if waiter is None or self.tick - begun <= self._TICKS or waiter in self._passed:
+                continue
+            if waiter.cancel():
+                self._passed.add(waiter)
+        loop.call_later(self.timeout_s / self._TICKS, self._next, loop)
+
+
+class Kernel:
+    """What the fronts have in common.
+
+    Args:
+        routes: What answers each (method, path).
+        gate: Admits callers.
+        lifecycle: Opens and closes what the routes need.
+        body_timeout_s: For a body to arrive.
+    """
+
+    def __init__(
+        self,
+        routes: Mapping[tuple[str, str], Route],
+        gate: Gate,
+        lifecycle: Lifecycle,
+        *,
+        body_timeout_s: float,
+    ) -> None:
+        self._routes = dict(routes)
+        self._admit = gate.admit
+        self._lifecycle = lifecycle
+        self._deadlines = Deadlines(body_timeout_s)
+        self._request_ids = map(f"{os.urandom(6).hex()}-%x".__mod__, itertools.count(1))
+        for (method, path), route in routes.items():
+            if method == "GET":
+                self._routes.setdefault(("HEAD", path), route)
+
+    async def open(self) -> None:
+        """Open policy and audit now rather than when the server's life begins or with a request.
+
+        Raises:
+            NotReady: They cannot be opened, and why.
+        """
+        await self._lifecycle.open()
+
+    def stop(self) -> None:
+        """Begin to stop, before the server does: no new executions, a deadline for those that run."""
+        self._lifecycle.stopping()
+
+    def _admitted(
+        self, method: str, path: str, headers: Headers, client: str | None, root: str = ""
+    ) -> tuple[Route, Caller]:
+        """The route and the caller of a request whose body may be read.
+
+        Raises:
+            AegisError: It may not.
+        """
+        route = self._routes.get((method, path)) or self._route(method, path, root)
+        caller = self._admit(route.permission, headers, client)
+        if route.largest_body_bytes and headers.get_all("content-type") != _PLAIN_JSON:
+            _check_media_type(route, headers)
+        return route, caller
+
+    def _request_id(self, headers: Headers) -> str:
+        """The id that a request has, or one of ours."""
+        if "x-request-id" in headers:
+            sent = value_of(headers, "x-request-id")
+            if sent is not None and _SANE_REQUEST_ID.fullmatch(sent):
+                return sent
+        return next(self._request_ids)
+
+    def _refusal(self, error: Exception, request_id: str) -> Answer:
+        """The answer to a request that failed; called while the error is handled."""
+        if not isinstance(error, AegisError):
+            _log.exception("request %s failed by a defect", request_id)
+            error = AegisError("a defect of the server; its log has this request's id")
+        return _refused(error)
+
+    def _late(self) -> BodyTimeout:
+        said = f"the body did not arrive within {self._deadlines.timeout_s:g} s"
+        return BodyTimeout(said, headers=(CLOSE,))
+
+    def _route(self, method: str, path: str, root: str) -> Route:
+        """The route of a request that the table has not as it stands."""
+        if root and path.startswith(root):  # mounted below another application
+            path = path[len(root) :]
+            route = self._routes.get((method, path))
+            if route is not None:
+                return route
+        of_path = [route.permission for (_, known), route in self._routes.items() if known == path]
+
+        def unknown(*_: object) -> Answer:
+            raise self._unknown(method, path)
+
+        # Whoever may not call is told that, and nothing about what there is.
+        permission = None if None in of_path else Permission.DESCRIBE
+        return Route(unknown, permission, needs_service=False)
+
+    def _unknown(self, method: str, path: str) -> RequestError:
+        allowed = sorted(known for known, of in self._routes if of == path)
+        if not allowed:
+            return NotFound(f"no such path: {shown(path)}")
+        names = ", ".join(allowed)
+        return MethodNotAllowed(
+            f"{shown(method)} is not allowed here; use {names}", headers=(("allow", names),)
+        )
+
+
+def declared_size(declared: str, largest: int) -> int:
+    """The size that a body is declared to have, within its limit.
+
+    Raises:
+        InvalidBody: It is no number.
+        BodyTooLarge: It is over the limit.
+    """
+    if not (declared.isascii() and declared.isdigit()):
+        raise InvalidBody(f"content-length {shown(declared)} is no number")
+    # A number of 20 digits is too large whatever they are.
+    size = int(declared) if len(declared) < 20 else largest + 1
+    if size > largest:
+        raise too_large(largest)
+    return size
+
+
+def too_large(largest: int) -> BodyTooLarge:
+    """The refusal of a body over its limit; what is left of it is not read, so the connection ends."""
+    return BodyTooLarge(f"the body is over {largest} bytes", headers=(CLOSE,))
+
+
+def broken_off() -> InvalidBody:
+    """The refusal of a body of which the rest will not come.
+
+    The client has gone, or its chunks make no sense: who is still there gets to know.
+    """
+    return InvalidBody("the body ends before its end", headers=(CLOSE,))
+
+
+def _check_media_type(route: Route, headers: Headers) -> None:
+    declared = value_of(headers, "content-type")
+    if declared is None:
+        return
+    media_type, _, parameters = declared.lower().partition(";")
+    media_type = media_type.strip()
+    if media_type in route.media_types or (
+        media_type.startswith("application/") and media_type.endswith("+json")
+    ):
+        charset = parameters.partition("charset=")[2].partition(";")[0].strip(' "')
+        if charset in ("", "utf-8", "utf8"):
+            return
+    known = ", ".join(sorted(route.media_types))
+    raise UnsupportedMediaType(
+        f"a body of {shown(declared)} is not taken here; send {known} in UTF-8"
+    )
+
+
+def _refused(error: AegisError) -> Answer:
+    members: dict[str, Any] = {"error": str(error), "code": error.code}
+    headers: tuple[Header, ...] = ()
+    if isinstance(error, RequestError):
+        headers = error.headers
+    if isinstance(error, PolicyError):
+        members["error"] = f"the policy is refused: {error}"
+        members["problems"] = problems_json(error.problems)
+    if error.status == 503:
+        headers = (*headers, _RETRY_AFTER)
+    return error.status, headers, dumps(members)
+
+
+def problems_json(problems: Iterable[Any]) -> list[dict[str, Any]]:
+    """Problems or warnings of a policy, as answers and commands show them."""
+    return [
+        {
+            "line": problem.line,
+            "rule": problem.rule,
+            "key": problem.key,
+            "message": problem.message,
+        }
+        for problem in problems
+    ]

@@ -1,0 +1,186 @@
+"""The RSGI front: the kernel as granian calls it where a request costs the least.
+
+RSGI reports less than ASGI does, and holds nothing back; what is done about that is tested on real
+connections, since a stand-in can only repeat what was found out about granian.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import logging
+import os
+import struct
+import termios
+from asyncio import CancelledError, current_task
+from collections.abc import AsyncIterator
+from typing import Any
+
+from aegis.server.kernel import JSON, Header, Kernel, broken_off, declared_size, too_large
+
+__all__ = ["Rsgi"]
+
+_log = logging.getLogger("aegis.server")
+
+_LOOK_AGAIN_S = 0.001
+_OPENING_S = 5.0
+
+
+class Rsgi(Kernel):
+    """The kernel as an RSGI application."""
+
+    def __rsgi_init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Open what the routes need, on the worker's loop before it runs.
+
+        Raises:
+            NotReady: It cannot be opened, and why.
+        """
+        loop.run_until_complete(self._lifecycle.open())
+        self._deadlines.begin(loop)
+
+    def __rsgi_del__(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Close it, after the last request."""
+        self._deadlines.end()
+        loop.run_until_complete(self._lifecycle.close())
+
+    async def __rsgi__(self, scope: Any, proto: Any) -> None:
+        """Serve one request."""
+        # The way of every request: each line counts, and each touch of the scope is a call.
+        headers = scope.headers
+        request_id = self._request_id(headers)
+        try:
+            route, caller = self._admitted(
+                scope.method, scope.path, headers, _address(scope.client)
+            )
+            body = b""
+            largest = route.largest_body_bytes
+            if largest:
+                length = headers.get_all("content-length")
+                if length:
+                    declared = declared_size(", ".join(length), largest)
+                    waiter = proto()
+                    self._deadlines.waiting[waiter] = self._deadlines.tick
+                    try:
+                        body = await waiter
+                    except CancelledError:
+                        if not self._deadlines.has_passed(waiter):
+                            raise
+                        raise self._late() from None
+                    except RuntimeError:  # granian's, which only the runner may import
+                        raise broken_off() from None
+                    finally:
+                        del self._deadlines.waiting[waiter]
+                    if len(body) != declared:
+                        raise too_large(largest) if len(body) > largest else broken_off()
+                elif "transfer-encoding" in headers:
+                    body = await self._chunks(proto, largest)
+            if route.needs_service and not self._lifecycle.is_open:
+                await self._lifecycle.open()
+            answer = route.handler(body, headers, scope.query_string, caller)
+            status, more, content = answer if type(answer) is tuple else await answer  # type: ignore[misc]
+        except Exception as error:  # noqa: BLE001 - the edge: no failure may end the connection unsaid
+            status, more, content = self._refusal(error, request_id)
+        sent = [JSON, ("x-request-id", request_id), *more]
+        if isinstance(content, bytes):
+            # The server adds the length, and leaves the body out where the method is HEAD.
+            proto.response_bytes(status, sent, content)
+        elif scope.method == "HEAD":
+            proto.response_empty(status, sent)
+        else:
+            await _stream(proto, status, sent, content)
+
+    async def _chunks(self, proto: Any, largest: int) -> bytes:
+        """A body that comes without a length."""
+        task = current_task()
+        self._deadlines.waiting[task] = self._deadlines.tick
+        parts = []
+        size = ends = 0
+        try:
+            async for part in proto:
+                parts.append(part)
+                size += len(part)
+                ends += not part
+                if size > largest:
+                    raise too_large(largest)
+        except CancelledError:
+            if task is None or not self._deadlines.has_passed(task):
+                raise
+            task.uncancel()
+            raise self._late() from None
+        finally:
+            del self._deadlines.waiting[task]
+        # A whole body ends with one empty part. Where the client goes before that, or its chunks
+        # make no sense, granian says nothing, but gives an empty part for the failure too.
+        if ends != 1:
+            raise broken_off()
+        return b"".join(parts)
+
+
+def _address(client: str) -> str:
+    """The address of an address and port."""
+    if client.startswith("127.0.0.1:"):
+        return "127.0.0.1"
+    return client.rpartition(":")[0].strip("[]")
+
+
+async def _stream(
+    proto: Any, status: int, headers: list[Header], content: AsyncIterator[bytes]
+) -> None:
+    """Send an answer as it comes, no faster than the client takes it.
+
+    RSGI's own streams take everything at once and keep it in memory. A file does not: granian reads
+    it as the client takes it. So it is given a pipe to read, which holds 64 KiB and no more.
+    """
+    reader, writer = os.pipe()
+    try:
+        os.set_blocking(writer, False)
+        proto.response_file(status, headers, f"/proc/self/fd/{reader}")
+        async for part in content:
+            rest = memoryview(part)
+            while rest:
+                try:
+                    size = os.write(writer, rest)
+                except BlockingIOError:
+                    await _writable(writer)
+                    continue
+                rest = rest[size:]
+                if reader >= 0:
+                    if not await _is_opened(reader, size):
+                        _log.warning("an answer was not sent: the client has gone, or /proc is not")
+                        return
+                    # From now on granian alone can read it, so that writing fails when the client
+                    # has gone.
+                    os.close(reader)
+                    reader = -1
+    except BrokenPipeError:
+        pass  # the client has gone
+    finally:
+        if reader >= 0:
+            os.close(reader)
+        os.close(writer)
+
+
+async def _is_opened(reader: int, size: int) -> bool:
+    """Whether anybody reads from a pipe in which there are so many bytes, in a time that is ample."""
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + _OPENING_S
+    while _unread_bytes(reader) == size:
+        if loop.time() > deadline:
+            return False
+        await asyncio.sleep(_LOOK_AGAIN_S)
+    return True
+
+
+def _unread_bytes(pipe: int) -> int:
+    found = fcntl.ioctl(pipe, termios.FIONREAD, struct.pack("i", 0))
+    return int(struct.unpack("i", found)[0])
+
+
+async def _writable(pipe: int) -> None:
+    loop = asyncio.get_running_loop()
+    is_writable = asyncio.Event()
+    loop.add_writer(pipe, is_writable.set)
+    try:
+        await is_writable.wait()
+    finally:
+        loop.remove_writer(pipe)

@@ -1,0 +1,183 @@
+"""What the front makes good of what RSGI does not tell or hold back, over real connections."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from time import sleep
+
+import pytest
+
+from tests.process.server import Server, until
+
+EVALUATE, EXECUTE, AUDIT, PUT = (
+    "/api/v1/evaluate",
+    "/api/v1/execute",
+    "/api/v1/audit",
+    "/api/v1/policy",
+)
+MIB = 1024 * 1024
+RECORDS = 20_000
+NOTE = "n" * 1_500
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server for tests that leave its policy as it was."""
+    with Server(tmp_path_factory.mktemp("front")) as running:
+        yield running
+        assert running.stderr == ""
+        assert running.stop() == 0
+
+
+@pytest.fixture(scope="module")
+def full(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server with about 40 MB of records."""
+    with Server(tmp_path_factory.mktemp("full")) as running:
+        action = {"action_type": "read", "params": {"note": NOTE}}
+        for _ in range(RECORDS // 500):
+            assert running.ask("POST", EXECUTE, [action] * 500).status == 200
+        yield running
+        assert running.stderr == ""
+        assert running.stop() == 0
+
+
+def worker_of(server: Server) -> int:
+    (worker,) = server.children
+    return worker
+
+
+def status_of(server: Server, lines: list[bytes], body: bytes = b'{"action_type":"read"}') -> int:
+    """The status of an evaluation with exactly these header lines, besides its length."""
+    head = [b"POST /api/v1/evaluate HTTP/1.1", *lines, b"content-length: %d" % len(body), b"", b""]
+    with server.connect() as connection:
+        connection.send(b"\r\n".join(head) + body)
+        return connection.answer("POST").status
+
+
+HOST = b"host: 127.0.0.1"
+
+
+@pytest.mark.parametrize(
+    ("lines", "status"),
+    [
+        ([HOST], 200),
+        ([HOST, b"content-type: application/json"], 200),
+        ([HOST, b"content-type: text/plain; x=\xe9"], 415),
+        ([HOST, b"content-type: application/json", b"content-type: text/plain"], 415),
+        ([b"host: \xe9vil.example"], 403),
+        ([HOST, b"host: evil.example"], 403),
+        ([HOST, b"origin: http://\xe9vil.example"], 403),
+        ([HOST, b"origin: http://127.0.0.1", b"origin: http://evil.example"], 403),
+    ],
+)
+def test_header_that_is_repeated_or_unreadable_is_not_taken_for_left_out(
+    shared: Server, lines: list[bytes], status: int
+) -> None:
+    assert status_of(shared, lines) == status
+
+
+def test_two_keys_are_none(tmp_path: Path) -> None:
+    with Server(tmp_path, env={"AEGIS_API_KEY": "k"}) as running:
+        assert status_of(running, [HOST, b"x-api-key: k"]) == 200
+        assert status_of(running, [HOST, b"x-api-key: k", b"x-api-key: other"]) == 401
+        assert status_of(running, [HOST, b"x-api-key: k", b"x-api-key: k"]) == 401
+        assert status_of(running, [HOST, b"x-api-key: k\xe9"]) == 401
+
+
+CHUNKED_PUT = (
+    b"PUT /api/v1/policy HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: application/yaml\r\n"
+    b"transfer-encoding: chunked\r\n\r\n"
+)
+TRAILER = b"0\r\nx-trailer: 1\r\n\r\n"
+"""granian tells it as it tells a failure, so it must count as one."""
+START_OF_A_POLICY = b"b\r\nrules: []\n\n\r\n"
+
+
+def test_policy_in_chunks_is_put(tmp_path: Path) -> None:
+    with Server(tmp_path) as running, running.connect() as connection:
+        connection.send(CHUNKED_PUT + START_OF_A_POLICY + b"0\r\n\r\n")
+        assert connection.answer("PUT").json()["rule_count"] == 0
+
+
+@pytest.mark.parametrize("rest", [b"", b"5\r\nru", b"zz\r\n", b"0\r\n", TRAILER])
+def test_policy_whose_chunks_break_off_or_have_a_trailer_is_not_put(
+    shared: Server, rest: bytes
+) -> None:
+    with shared.connect() as connection:
+        connection.send(CHUNKED_PUT + START_OF_A_POLICY + rest)
+        connection.socket.shutdown(socket.SHUT_WR)
+        received = connection.socket.recv(65536)
+    assert received == b"" or int(received.split()[1]) == 400
+    assert shared.ask("GET", PUT).json()["version"] == 1
+
+
+def test_streamed_audit_waits_for_a_slow_reader(full: Server) -> None:
+    worker = Path(f"/proc/{worker_of(full)}")
+
+    def resident_bytes() -> int:
+        return int((worker / "statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+    def cpu_ticks() -> int:
+        return sum(map(int, (worker / "stat").read_text().rpartition(")")[2].split()[11:13]))
+
+    def is_idle() -> bool | None:
+        before = cpu_ticks()
+        sleep(0.3)
+        return cpu_ticks() == before or None
+
+    assert len(full.audit(limit=3_000)) == 3_000  # what a page needs is there
+    before = resident_bytes()
+    with full.connect() as connection:
+        connection.send(connection.request("GET", AUDIT))
+        assert connection.socket.recv(1_000).startswith(b"HTTP/1.1 200 OK\r\n")
+        until(is_idle, "the worker waits for its reader")
+        assert resident_bytes() - before < 12 * MIB
+        received = 0
+        end = b""
+        while not end.endswith(b"0\r\n\r\n"):
+            part = connection.socket.recv(MIB)
+            assert part
+            received += len(part)
+            end = (end + part)[-5:]
+        assert received > 30 * MIB
+
+
+def test_streamed_audit_is_the_records_in_their_order(full: Server) -> None:
+    answer = full.ask("GET", AUDIT)
+    assert answer.headers["transfer-encoding"] == "chunked"
+    assert answer.headers["content-type"] == "application/json"
+    assert [record["id"] for record in json.loads(answer.body)] == list(range(1, RECORDS + 1))
+
+
+def test_head_of_a_streamed_audit_leaves_the_connection_usable(full: Server) -> None:
+    with full.connect() as connection:
+        head = connection.ask("HEAD", AUDIT)
+        assert (head.status, head.body) == (200, b"")
+        assert "content-length" not in head.headers
+        assert connection.ask("GET", "/health").status == 200
+
+
+def test_readers_that_leave_a_stream_leave_nothing_behind(full: Server) -> None:
+    files = Path(f"/proc/{worker_of(full)}/fd")
+
+    def pipes() -> int:
+        return sum(1 for file in files.iterdir() if is_pipe(file))
+
+    before = pipes()
+    for _ in range(5):
+        with full.connect() as connection:
+            connection.send(connection.request("GET", AUDIT))
+            assert connection.socket.recv(100)
+    until(lambda: pipes() == before or None, "the pipes are closed")
+    assert full.ask("GET", "/health").status == 200
+
+
+def is_pipe(file: Path) -> bool:
+    try:
+        return str(file.readlink()).startswith("pipe:")
+    except OSError:  # closed meanwhile
+        return False
