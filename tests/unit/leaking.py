@@ -111,7 +111,7 @@ def compile_(number: int) -> None:
     with suppress(ValueError):
         compile_policy(POLICY, condition=_refuses)
     with suppress(TypeError):
-        Engine(POLICY)  # type: ignore[call-arg]
+        Engine(POLICY)  # type: ignore[arg-type, call-arg]
 
 
 def _refuses(written: Mapping[str, Any]) -> None:
