@@ -79,7 +79,7 @@ def merged(found: Sequence[Any]) -> Any:
         return measure.figures([value for one in found for value in one["rounds"]])
     if isinstance(first, dict):
         return {name: merged([one[name] for one in found]) for name in first}
-    return first if isinstance(first, str) else statistics.median(found)
+    return first if found.count(first) == len(found) else statistics.median(found)
 
 
 def measured(*, quick: bool, with_agent_aegis: bool) -> dict[str, Any]:

@@ -106,12 +106,13 @@ def test_bars_of_ten_thousand_rules_say_nothing_about_a_smaller_run() -> None:
 
 def test_processes_are_merged_round_by_round() -> None:
     one, other = (
-        {"part": [{"name": "x", "ns": {"rounds": [value]}, "ratios": {"of": value}}]}
+        {"part": [{"name": "x", "rules": 10, "ns": {"rounds": [value]}, "ratios": {"of": value}}]}
         for value in (1.0, 3.0)
     )
     (part,) = merged([one, other])["part"]
     assert part["ns"]["rounds"] == [1.0, 3.0]
     assert part["ratios"] == {"of": 2.0}
+    assert (part["name"], str(part["rules"])) == ("x", "10")
 
 
 def test_server_that_does_not_start_is_said_and_every_core_given_back() -> None:
