@@ -35,7 +35,9 @@ class Rsgi(Kernel):
         Raises:
             NotReady: It cannot be opened, and why.
         """
-        loop.run_until_complete(self._lifecycle.open())
+        # The loop must not run in vain: granian would forget a signal to stop that it meets here.
+        if not self._lifecycle.is_open:
+            loop.run_until_complete(self._lifecycle.open())
         self._deadlines.begin(loop)
 
     def __rsgi_del__(self, loop: asyncio.AbstractEventLoop) -> None:

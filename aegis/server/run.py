@@ -121,11 +121,12 @@ def serve(
     # The loader is a closure and the failure's memory is inherited: both need a fork.
     multiprocessing.set_start_method("fork", force=True)
     stopping, stop = os.pipe()
+    nothing = os.open(os.devnull, os.O_RDONLY)
     server = _Server(
         target="aegis",
         address=address.ip,
         port=address.port,
-        interface=Interfaces.RSGI,
+        interface=Interfaces.ASGI,
         workers=workers,
         http=HTTPModes.http1,
         websockets=False,
@@ -138,7 +139,8 @@ def serve(
         respawn_failed_workers=True,
         workers_kill_timeout=KILL_TIMEOUT_S,
     )
-    server.when_stopping = lambda: os.close(stop)
+    # Not closed: a worker that is forked only now closes the same number.
+    server.when_stopping = lambda: os.dup2(nothing, stop)
     inherited = _Inherited(
         settings,
         file if in_memory else None,
@@ -266,7 +268,7 @@ def _announcement(
 class _Server(Granian):  # type: ignore[misc,valid-type]  # granian chooses its class by platform
     """granian's server, which also says that it was told to stop."""
 
-    when_stopping: Callable[[], None] | None = None
+    when_stopping: Callable[[], object] | None = None
 
     def signal_handler_interrupt(self, *args: Any, **kwargs: Any) -> None:
         said, self.when_stopping = self.when_stopping, None

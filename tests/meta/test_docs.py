@@ -130,7 +130,9 @@ class Shell:
 def _served_by_make() -> str:
     """The command that `make serve` comes to."""
     return (
-        run("make", "--dry-run", "--no-print-directory", "serve", cwd=ROOT).splitlines()[-1].strip()
+        run("make", "--dry-run", "--no-print-directory", "serve", "ARGS=", cwd=ROOT)
+        .splitlines()[-1]
+        .strip()
     )
 
 
