@@ -126,7 +126,7 @@ def serve(
         target="aegis",
         address=address.ip,
         port=address.port,
-        interface=Interfaces.ASGI,
+        interface=Interfaces.RSGI,
         workers=workers,
         http=HTTPModes.http1,
         websockets=False,
