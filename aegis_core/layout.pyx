@@ -42,7 +42,9 @@ cdef enum:
     LONGEST_LIST = 8        # from which on a list is filed again by the other fields
     FEWEST_SIMULATED = 4    # below which patterns are rather checked one after the other
     MOST_STATES = 64        # of a pattern that is simulated
+    MOST_RANGES = 16        # in the sets of a pattern that is simulated
     LONGEST_STRIDE = 8
+    MOST_GRAMS = 256        # of a word that may become those that it is known by
     FILTER_BITS = 16        # for each gram
     WORDS_COST = 16         # what looking for words costs more than walking a trie, in candidates
 
@@ -188,7 +190,7 @@ cdef class _Layout:
                 if glob.shape == ANY:
                     continue
                 constrained += 1
-                if glob.steps and states_of(glob) <= MOST_STATES:
+                if glob.steps and is_simulated(glob):
                     general = field
                 for key in glob.keys(field):
                     count = uses[key]
@@ -555,6 +557,17 @@ cdef Py_ssize_t states_of(Glob glob):
     return glob.least_length + 1
 
 
+cdef bint is_simulated(Glob glob):
+    # Many ranges would make many rows of bits, which are large.
+    cdef Py_ssize_t ranges = 0
+    if states_of(glob) > MOST_STATES:
+        return False
+    for step in glob.steps:
+        if type(step) is tuple:
+            ranges += (<tuple>step)[1]
+    return ranges <= MOST_RANGES
+
+
 cdef list whole_steps(Glob glob):
     # Of a glob of any shape, with its head and tail.
     return [*map(ord, glob.head), *glob.steps, *map(ord, glob.tail)]
@@ -568,23 +581,36 @@ cdef tuple rows_of(dict literals, list sets, object any_one):
     for (_, _, *bounds), _ in sets:
         starts.update(bounds[::2])
         starts.update([high + 1 for high in bounds[1::2]])
-    ordered = sorted(starts)
-    numbers = {start: number for number, start in enumerate(ordered)}
-    rows = [any_one] * len(ordered)
-    for char, bits in literals.items():
-        rows[numbers[char]] |= bits
+    # Where the bits of sets go on and off, so that the ranges are gone through once.
+    turns = {}
     for (negated, _, *bounds), bit in sets:
-        inside = set()
-        for low, high in zip(bounds[::2], bounds[1::2]):
-            if low <= high:
-                inside.update(range(numbers[low], numbers[high + 1]))
-        for number in range(numbers[ANY_TEXT]):
-            if (number in inside) != bool(negated):
-                rows[number] |= bit
+        edges = [0, ANY_TEXT] if negated else []
+        for low, high in disjoint(bounds):
+            edges += (low, high + 1)
+        for edge in edges:
+            turns[edge] = turns.get(edge, 0) ^ bit
+    ordered = sorted(starts)
+    rows = []
+    of_sets = 0
+    for start in ordered:
+        of_sets ^= turns.get(start, 0)
+        rows.append(any_one | of_sets | literals.get(start, 0))
     # INVARIANT: only a run takes ANY_TEXT, and no set takes ANY_CHARACTER.
-    rows[numbers[ANY_TEXT]] = 0
-    rows[numbers[ANY_CHARACTER]] = any_one
+    rows[ordered.index(ANY_TEXT)] = 0
     return ordered, rows
+
+
+cdef list disjoint(list bounds):
+    # Ranges of code points, in order and without what overlaps.
+    merged = []
+    for low, high in sorted(zip(bounds[::2], bounds[1::2])):
+        if low > high:
+            continue
+        if merged and low <= merged[-1][1]:
+            merged[-1] = (merged[-1][0], max(high, merged[-1][1]))
+        else:
+            merged.append((low, high))
+    return merged
 
 
 cdef dict grams_of(dict words, int32_t size, Py_ssize_t stride):
@@ -598,7 +624,7 @@ cdef dict grams_of(dict words, int32_t size, Py_ssize_t stride):
     cdef str word
     for word in words:
         grams = []
-        for at in range(len(word) - size + 1):
+        for at in range(min(len(word) - size + 1, MOST_GRAMS)):
             for i in range(size):
                 characters[i] = PyUnicode_READ_CHAR(word, at + i)
             grams.append(gram_of(characters, size))

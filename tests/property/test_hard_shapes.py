@@ -192,6 +192,36 @@ def test_letters_alone_are_told_apart(count: int) -> None:
         assert engine.evaluate(text).matched_rule == specified((text, "", ""))
 
 
+@pytest.mark.timeout(30)
+def test_huge_words_and_sets_take_memory_of_their_own_size() -> None:
+    wide = "".join(map(chr, range(0x4E00, 0x9E00, 2)))
+    overlapping = "".join(f"{chr(0x4E00 + i)}-{chr(0x9000 + i)}" for i in range(2_000))
+    globs = ["*" + "ab" * 500_000 + "*"]
+    globs += [f"*[{kind}{chars}]*" for chars in (wide, overlapping) for kind in ("", "!")] * 3
+    policy = Policy(tuple(PolicyRule(glob, name=f"rule_{i}") for i, glob in enumerate(globs)))
+    engine = compile_policy(policy, condition=_says)
+    assert engine.block_bytes < 40 * sum(map(len, globs))
+    specified = _specified(policy)
+    for text in ("", "\u4e00", "\u4e01", "\u9fff", "a", "ab" * 500_001):
+        assert engine.evaluate(text).matched_rule == specified((text, "", ""))
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_overlapping_sets_are_simulated_as_specified(seed: int) -> None:
+    pick = Random(seed)
+    ends = ["a", "b", "m", "z", "\x00", "\u00ff", "\u0100", "\u6f22", "\U0010ffff"]
+    globs = []
+    for _ in range(40):
+        ranges = "".join("-".join(pick.choices(ends, k=2)) for _ in range(pick.randint(1, 4)))
+        globs.append(pick.choice(["*[{}]*", "*[!{}]*", "*?[{}]", "[!{}]?*"]).format(ranges))
+    policy = Policy(tuple(PolicyRule(glob, name=f"rule_{i}") for i, glob in enumerate(globs)))
+    engine = compile_policy(policy, condition=_says)
+    specified = _specified(policy)
+    for _ in range(100):
+        text = "".join(pick.choices(ends, k=pick.randint(0, 4)))
+        assert engine.evaluate(text).matched_rule == specified((text, "", ""))
+
+
 # --- blocks ----------------------------------------------------------------------------------------
 
 
