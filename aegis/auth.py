@@ -38,12 +38,13 @@ class Gate:
             needed), its headers and the caller's address (None where the server knows none). Returns the caller's key;
             None where it needs none. Raises Unauthorized where it has no key or not a good one;
             Forbidden where its key may not do this or, without keys, it does not come from here.
+        asks_address: Whether it looks at the caller's address; None does for it otherwise.
     """
 
     def __init__(self, settings: Settings, keys: KeyRing) -> None:
         self.admit = self._admit_local if settings.is_keyless else self._admit_key
+        self.asks_address = settings.is_keyless and not settings.allow_unauthenticated
         self._find_key = keys.find
-        self._allows_remote = settings.allow_unauthenticated
         self._hosts = frozenset(host.lower() for host in settings.allowed_hosts)
         self._known_hosts: set[str] = set()
 
@@ -72,16 +73,18 @@ class Gate:
     ) -> Key | None:
         # A web page that a browser on this machine shows must not be able to drive the server: by
         # a name that it resolves to us (Host), or across origins (Origin).
-        if client != "127.0.0.1" and client is not None and not self._allows_remote:
+        if client != "127.0.0.1" and client is not None and self.asks_address:
             _check_client(client)
-        host = value_of(headers, "host")
-        if host and host not in self._known_hosts:
-            self._check_host(host)
+        hosts = headers.get_all("host")
+        if len(hosts) != 1 or hosts[0] not in self._known_hosts:
+            self._check_host(value_of(headers, "host") or "")
         if "origin" in headers:
-            self._check_origin(value_of(headers, "origin") or "", host or "")
+            self._check_origin(value_of(headers, "origin") or "", value_of(headers, "host") or "")
         return None
 
     def _check_host(self, host: str) -> None:
+        if not host:
+            return
         try:
             name, _ = host_of(host)
             is_ours = host.isascii() and self._is_ours(name)

@@ -15,6 +15,7 @@ from aegis.errors import InvalidBody, named, shown
 from aegis_core import Action, brackets_in, brackets_in_object
 
 __all__ = [
+    "PLAIN_BATCH",
     "Question",
     "action",
     "batch",
@@ -83,6 +84,9 @@ def loads(body: bytes, deepest: int) -> Any:
     return value
 
 
+PLAIN_BATCH = b'{"actions"'
+"""What the body of a batch of plain actions begins with."""
+
 _NO_PARAMS = msgspec.Raw(b"{}")
 
 
@@ -116,7 +120,7 @@ def plain_batch(
         Action type, target, agent and params of each, these as JSON for `plain_params`. None:
         something in it must be read with more care, which also finds the words for what is wrong.
     """
-    if not body.startswith(b'{"actions"'):
+    if not body.startswith(PLAIN_BATCH):
         return None
     try:
         actions = _PLAIN.decode(body).actions

@@ -79,25 +79,30 @@ class Api:
         """`POST /api/v1/evaluate`: decide, without executing."""
         snapshot = self._snapshot()
         engine = snapshot.engine
-        if caller is None or not caller.agents:
+        if caller is not None and caller.agents:
+            asked = codec.loads(body, self._deepest)
+            return 200, snapshot.headers, self._evaluate_for(caller, asked, engine)
+        if body.startswith(codec.PLAIN_BATCH):
             plain = codec.plain_batch(body, self._largest_batch, self._deepest)
             if plain is not None:
                 whole = engine.evaluate_many_json(plain, read=codec.plain_params)
                 return 200, snapshot.headers, whole
         asked = codec.loads(body, self._deepest)
-        if caller is not None and caller.agents:
-            return 200, snapshot.headers, self._evaluate_for(caller, asked, engine)
-        if type(asked) is dict and "actions" not in asked:
-            answer = engine.evaluate_object_json(asked)
-            if answer is None:  # it is no plain action, or none at all
-                answer = engine.evaluate_json(*codec.question(asked))
-        else:
-            items = codec.batch(asked, self._largest_batch)
-            answer = engine.evaluate_objects_json(items)
-            if answer is None:
-                questions = [codec.question(item, index) for index, item in enumerate(items)]
-                answer = engine.evaluate_many_json(questions)
+        answer = engine.evaluate_object_json(asked)
+        if answer is None:  # it is no plain action, or not one
+            answer = self._evaluate_with_care(asked, engine)
         return 200, snapshot.headers, answer
+
+    def _evaluate_with_care(self, asked: Any, engine: Engine) -> bytes:
+        """`evaluate` for a batch, and for what may be wrong."""
+        if type(asked) is dict and "actions" not in asked:
+            return engine.evaluate_json(*codec.question(asked))
+        items = codec.batch(asked, self._largest_batch)
+        answer = engine.evaluate_objects_json(items)
+        if answer is None:
+            questions = [codec.question(item, index) for index, item in enumerate(items)]
+            answer = engine.evaluate_many_json(questions)
+        return answer
 
     def _evaluate_for(self, key: Key, asked: Any, engine: Engine) -> bytes:
         """`evaluate` for a key that may not speak for every agent."""

@@ -37,7 +37,9 @@ class Asgi(Kernel):
         # The way of every request: what stands here costs more than the decision, so each line
         # counts, and nothing is taken out into a coroutine of its own.
         headers = _Headers(scope["headers"])
-        request_id = self._request_id(headers)
+        request_id = (
+            self._request_id(headers) if "x-request-id" in headers else next(self._request_ids)
+        )
         method = scope["method"]
         client = scope.get("client")
         try:
@@ -52,7 +54,10 @@ class Asgi(Kernel):
             largest = route.largest_body_bytes
             if largest:
                 length = headers.get_all("content-length")
-                declared = declared_size(", ".join(length), largest) if length else -1
+                declared = -1
+                if length:
+                    said = ", ".join(length)
+                    declared = self._sizes.get(said) or declared_size(said, largest)
                 task = current_task(self._loop) or self._begin()
                 self._deadlines.waiting[task] = self._deadlines.tick
                 try:
@@ -68,10 +73,8 @@ class Asgi(Kernel):
                     ):
                         body = await _rest(body, receive, largest)
                 except asyncio.CancelledError:
-                    if task is None or not self._deadlines.has_passed(task):
-                        raise
-                    task.uncancel()
-                    raise self._late() from None
+                    self._end_of(task)
+                    raise
                 finally:
                     del self._deadlines.waiting[task]
                 if len(body) > largest:
