@@ -50,7 +50,7 @@ class Asgi(Kernel):
                 client[0] if client else None,
                 scope.get("root_path", ""),
             )
-            body = b""
+            body, query = b"", ""
             largest = route.largest_body_bytes
             if largest:
                 length = headers.get_all("content-length")
@@ -79,9 +79,10 @@ class Asgi(Kernel):
                     del self._deadlines.waiting[task]
                 if len(body) > largest:
                     raise too_large(largest)
+            else:
+                query = scope["query_string"].decode("latin-1")
             if route.needs_service and not self._lifecycle.is_open:
                 await self._lifecycle.open()
-            query = scope["query_string"].decode("latin-1")
             answer = route.handler(body, headers, query, caller)
             status, more, content = answer if type(answer) is tuple else await answer  # type: ignore[misc]
         except Exception as error:  # noqa: BLE001 - the edge: no failure may end the connection unsaid

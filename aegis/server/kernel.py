@@ -77,7 +77,10 @@ Answer = tuple[int, Sequence[Header], "bytes | AsyncIterator[bytes]"]
 """Status, headers besides those that every answer has, and the body: whole, or as it comes."""
 
 Handler = Callable[[bytes, Headers, str, Caller], "Answer | Awaitable[Answer]"]
-"""Called with the body, the headers, the raw query string and who asks; may raise any `AegisError`."""
+"""Called with the body, the headers, the raw query string and who asks; may raise any `AegisError`.
+
+The query string is "" where the route takes a body.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -301,9 +304,9 @@ class Kernel:
 
 
 def _request_ids() -> Iterator[str]:
-    """Ids that no other process gives: joining two texts is the cheapest that makes one."""
+    """Ids that no other process gives. To join two texts costs less than to write a number."""
     ours = os.urandom(6).hex()
-    ends = [f"{number:03x}" for number in range(4096)]
+    ends = [f"{number:02x}" for number in range(256)]
     return chain.from_iterable(map(f"{ours}-{block:x}".__add__, ends) for block in count())
 
 

@@ -72,7 +72,7 @@ class Rsgi(Kernel):
                 address = scope.client
                 address = _HERE if address[:10] == "127.0.0.1:" else _address(address)
             caller = self._admit(route.permission, headers, address)
-            body = b""
+            body, query = b"", ""
             largest = route.largest_body_bytes
             if largest:
                 if headers.get_all("content-type") != PLAIN_JSON:
@@ -96,9 +96,11 @@ class Rsgi(Kernel):
                         raise too_large(largest) if len(body) > largest else broken_off()
                 elif "transfer-encoding" in headers:
                     body = await self._chunks(proto, largest)
+            else:
+                query = scope.query_string
             if route.needs_service and not self._lifecycle.is_open:
                 await self._lifecycle.open()
-            answer = route.handler(body, headers, scope.query_string, caller)
+            answer = route.handler(body, headers, query, caller)
             status, more, content = answer if type(answer) is tuple else await answer  # type: ignore[misc]
         except Exception as error:  # noqa: BLE001 - the edge: no failure may end the connection unsaid
             status, more, content = self._refusal(error, request_id)
