@@ -6,7 +6,7 @@ Decisions are written by the engine itself, which has each rule's fragment ready
 from __future__ import annotations
 
 import re
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 import orjson
@@ -93,10 +93,10 @@ _NO_PARAMS = msgspec.Raw(b"{}")
 class _PlainAction(msgspec.Struct, gc=False, forbid_unknown_fields=True):
     """An action as most are; its params stay as they were sent."""
 
-    action_type: str
+    action_type: Annotated[str, msgspec.Meta(min_length=1)]
     target: str = ""
-    params: msgspec.Raw = _NO_PARAMS
     agent_id: str = ""
+    params: msgspec.Raw = _NO_PARAMS
 
 
 class _PlainBatch(msgspec.Struct, gc=False, forbid_unknown_fields=True):
@@ -129,20 +129,18 @@ def plain_batch(
     brackets = brackets_in(body)
     if brackets < 0 or len(actions) > largest or not (body.isascii() or _is_utf8(body)):
         return None
-    questions = []
-    brackets -= 2 + len(actions)
-    most = deepest - 3
-    for action in actions:
-        kind, params = action.action_type, action.params
-        in_params = brackets_in_object(params)
-        if not kind or not 0 < in_params <= most:
-            return None
-        if params is not _NO_PARAMS:
-            brackets -= in_params
-        questions.append((kind, action.target, action.agent_id, params))
+    # A thousand times each: no loop of our own.
+    params = [action.params for action in actions]
+    in_params = list(map(brackets_in_object, params))
+    counts = set(in_params)
+    if min(counts, default=1) <= 0 or max(counts, default=1) > deepest - 3:
+        return None
     # Brackets that are left over stand in strings, or in a member that stands twice and was not
-    # looked at.
-    return None if brackets else questions
+    # looked at; those of params that were left out do not stand there.
+    left_over = brackets - 2 - len(actions) - sum(in_params)
+    if left_over and left_over + sum(one is _NO_PARAMS for one in params):
+        return None
+    return list(map(msgspec.structs.astuple, actions))  # as its fields stand
 
 
 def plain_params(params: msgspec.Raw) -> Any:
