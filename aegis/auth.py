@@ -39,6 +39,8 @@ class Gate:
             None where it needs none. Raises Unauthorized where it has no key or not a good one;
             Forbidden where its key may not do this or, without keys, it does not come from here.
         asks_address: Whether it looks at the caller's address; None does for it otherwise.
+        local_hosts: Values of `Host` under which `admit` is known to admit every request from
+            127.0.0.1 without an `Origin`, whatever its route; empty where callers need keys.
     """
 
     def __init__(self, settings: Settings, keys: KeyRing) -> None:
@@ -46,7 +48,7 @@ class Gate:
         self.asks_address = settings.is_keyless and not settings.allow_unauthenticated
         self._find_key = keys.find
         self._hosts = frozenset(host.lower() for host in settings.allowed_hosts)
-        self._known_hosts: set[str] = set()
+        self.local_hosts: set[str] = set()
 
     def _admit_key(
         self, needed: Permission | None, headers: Headers, _client: str | None
@@ -75,16 +77,14 @@ class Gate:
         # a name that it resolves to us (Host), or across origins (Origin).
         if client != "127.0.0.1" and client is not None and self.asks_address:
             _check_client(client)
-        hosts = headers.get_all("host")
-        if len(hosts) != 1 or hosts[0] not in self._known_hosts:
-            self._check_host(value_of(headers, "host") or "")
+        host = value_of(headers, "host")
+        if host and host not in self.local_hosts:
+            self._check_host(host)
         if "origin" in headers:
-            self._check_origin(value_of(headers, "origin") or "", value_of(headers, "host") or "")
+            self._check_origin(value_of(headers, "origin") or "", host or "")
         return None
 
     def _check_host(self, host: str) -> None:
-        if not host:
-            return
         try:
             name, _ = host_of(host)
             is_ours = host.isascii() and self._is_ours(name)
@@ -96,8 +96,8 @@ class Gate:
                 " with --allowed-hosts",
                 "foreign_host",
             )
-        if len(self._known_hosts) < _MOST_HOSTS_REMEMBERED:
-            self._known_hosts.add(host)
+        if len(self.local_hosts) < _MOST_HOSTS_REMEMBERED:
+            self.local_hosts.add(host)
 
     def _check_origin(self, origin: str, host: str) -> None:
         if not (origin.isascii() and self._is_own_origin(origin, host)):

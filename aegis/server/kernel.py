@@ -216,6 +216,7 @@ class Kernel:
         self._routes = dict(routes)
         self._admit = gate.admit
         self._asks_address = gate.asks_address
+        self._local_hosts = gate.local_hosts
         self._lifecycle = lifecycle
         self._deadlines = Deadlines(body_timeout_s)
         self._request_ids = _request_ids()

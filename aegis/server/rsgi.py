@@ -31,7 +31,6 @@ __all__ = ["Rsgi"]
 
 _log = logging.getLogger("aegis.server")
 
-_HERE = "127.0.0.1"
 _LOOK_AGAIN_S = 0.001
 _OPENING_S = 5.0
 
@@ -67,11 +66,17 @@ class Rsgi(Kernel):
         try:
             method, path = scope.method, scope.path
             route = self._routes.get((method, path)) or self._route(method, path)
-            address = None
-            if self._asks_address:
-                address = scope.client
-                address = _HERE if address[:10] == "127.0.0.1:" else _address(address)
-            caller = self._admit(route.permission, headers, address)
+            caller = None
+            # Whom the gate would admit for certain; the set is empty where it asks for keys.
+            if not (
+                self._local_hosts
+                and scope.client[:10] == "127.0.0.1:"
+                and len(hosts := headers.get_all("host")) == 1
+                and hosts[0] in self._local_hosts
+                and "origin" not in headers
+            ):
+                address = _address(scope.client) if self._asks_address else None
+                caller = self._admit(route.permission, headers, address)
             body, query = b"", ""
             largest = route.largest_body_bytes
             if largest:
@@ -82,7 +87,8 @@ class Rsgi(Kernel):
                     said = ", ".join(length)
                     declared = self._sizes.get(said) or declared_size(said, largest)
                     waiter = proto()
-                    self._deadlines.waiting[waiter] = self._deadlines.tick
+                    waiting = self._deadlines.waiting
+                    waiting[waiter] = self._deadlines.tick
                     try:
                         body = await waiter
                     except CancelledError:
@@ -91,7 +97,7 @@ class Rsgi(Kernel):
                     except RuntimeError:  # granian's, which only the runner may import
                         raise broken_off() from None
                     finally:
-                        del self._deadlines.waiting[waiter]
+                        del waiting[waiter]
                     if len(body) != declared:
                         raise too_large(largest) if len(body) > largest else broken_off()
                 elif "transfer-encoding" in headers:
