@@ -394,6 +394,25 @@ def test_remote_address_is_refused_unread(address: str) -> None:
         assert client.records() == []
 
 
+@pytest.mark.parametrize(
+    ("changes", "code"),
+    [
+        ({"address": REMOTE}, "not_local"),
+        ({"headers": {"host": "evil.example"}}, "foreign_host"),
+        ({"headers": {"host": [HOST, HOST]}}, "foreign_host"),
+        ({"headers": {"origin": "http://evil.example"}}, "foreign_origin"),
+    ],
+)
+def test_one_that_was_admitted_opens_the_door_to_no_other(
+    changes: dict[str, Any], code: str
+) -> None:
+    with served() as client:
+        assert client.post(EVALUATE, READ).status == 200
+        reply = client.post(EXECUTE, READ, **changes)
+        assert (reply.status, reply.code, reply.received) == (403, code, 0)
+        assert client.post(EVALUATE, READ).status == 200
+
+
 def test_remote_address_is_served_where_that_is_allowed() -> None:
     with served(app_of(allow_unauthenticated=True), address=REMOTE) as client:
         assert client.post(EVALUATE, READ).status == 200
