@@ -16,7 +16,7 @@ from typing import Any, Self, TypeVar
 
 import aegis_core
 from aegis.analysis import oddities
-from aegis.conditions import compile_conditions
+from aegis.conditions import compile_conditions, compiler
 from aegis.documents import (
     DEEPEST_NESTING,
     HALF_A_PAIR,
@@ -103,7 +103,7 @@ class Policy(aegis_core.Policy):
     @cached_property
     def engine(self) -> Engine:
         """The compiled policy; made on first use."""
-        return compile_policy(self, condition=compile_conditions)
+        return compile_policy(self, condition=compiler())
 
     def evaluate(self, action: Action) -> PolicyDecision:
         """Decide about one action.
