@@ -18,7 +18,7 @@ from aegis.errors import PolicyError, Problem, did_you_mean, named, shown
 from aegis.searches import Searches
 from aegis_core import Condition
 
-__all__ = ["CONDITIONS", "compile_conditions", "compiler", "json_equal"]
+__all__ = ["CONDITIONS", "compile_conditions", "compiler", "json_equal", "needs"]
 
 LONGEST_MATCHED_BYTES = 64 * 1024
 """The longest text that `param_matches` judges: keeps the time of a decision bounded."""
@@ -114,15 +114,48 @@ def _checked_time(value: object) -> None:
 def _all(tests: list[Condition]) -> Condition:
     def holds(params: Mapping[str, Any], now: float) -> bool | str:
         reason: str | None = None
+        failure: Exception | None = None
         for test in tests:
-            held = test(params, now)
+            try:
+                held = test(params, now)
+            except Exception as error:  # noqa: BLE001 - a later one may say no, which settles it
+                failure = failure or error
+                continue
             if held is False:
                 return False
             if held is not True and reason is None:
                 reason = str(held)
+        if failure is not None:
+            raise failure
         return True if reason is None else reason
 
     return holds
+
+
+def needs(conditions: Mapping[str, Any]) -> frozenset[tuple[str, ...]]:
+    """What must all hold for a rule's conditions to hold.
+
+    Args:
+        conditions: Condition name to its value, as in a policy that loads.
+
+    Returns:
+        Each as texts that are equal only where it says the same of every action at every time: that
+        it holds, that it does not, or that it cannot be judged.
+    """
+    zone = conditions.get("timezone", "UTC")
+    found: set[tuple[str, ...]] = set()
+    for name, value in conditions.items():
+        if name.startswith("param_"):
+            found.update(
+                (name, parameter, json.dumps(wanted, sort_keys=True))
+                for parameter, wanted in value.items()
+            )
+        elif name == "weekdays":
+            found.add((name, json.dumps(sorted(set(value))), zone))
+        elif name in _TIMES:
+            after = conditions.get("time_after", "00:00")
+            found.add(("time", after, conditions.get("time_before", "24:00"), zone))
+    return frozenset(found)
 
 
 # --- time ----------------------------------------------------------------------------------------

@@ -51,6 +51,7 @@ cdef enum:
 # What the search for rules that can never decide may cost for each rule, in candidates looked at;
 # beyond, what is left of them is kept, which changes no decision.
 cdef int64_t WORK_A_RULE = 2_000
+cdef int64_t COMPARISONS_A_RULE = 100
 
 
 cdef class _Block:
@@ -682,12 +683,15 @@ cdef class Coverage:
 
     A rule is covered where its symbolic texts are matched: whatever stands in the place of a
     symbol, the same alignment matches it too. Not every covered rule is found.
+
+    Where conditions count, they are all to hold, so what fails for a rule fails for each that needs
+    the same and more: a rule with conditions covers those.
     """
 
     cdef:
         object block            # keeps `search.base` alive
         int32_t root
-        Py_ssize_t rules
+        int64_t comparisons     # of conditions that may still be made
         object memory
         Search state
         dict symbols
@@ -696,31 +700,39 @@ cdef class Coverage:
         cdef Py_ssize_t pending = sum(layout.conditional)
         self.block = layout.block
         self.root = layout.root
-        self.rules = len(layout.globs)
+        self.comparisons = COMPARISONS_A_RULE * <int64_t>len(layout.globs)
         self.symbols = {}
         self.memory = (bytearray(4 * pending + 4), bytearray(4 * layout.stamps + 4))
         self.state.base = layout.block.data
         self.state.pending = <int32_t *><char *>(<bytearray>(<tuple>self.memory)[0])
         self.state.stamps = <uint32_t *><char *>(<bytearray>(<tuple>self.memory)[1])
 
-    cdef int32_t first(self, list globs) except -2:
-        # The first rule without conditions that covers one of these patterns; -1: none.
+    cdef int32_t first(self, int32_t rule, list globs, list needs) except -2:
+        # The first of the rules before this one that covers it; -1: none.
         cdef int field
+        cdef int32_t found, i, before
         cdef _Symbols symbols
         for field in range(FIELDS):
             glob = globs[field]
-            found = self.symbols.get(glob)
-            if found is None:
-                found = self.symbols[glob] = _Symbols.__new__(_Symbols, glob)
-            symbols = <_Symbols>found
+            of_glob = self.symbols.get(glob)
+            if of_glob is None:
+                of_glob = self.symbols[glob] = _Symbols.__new__(_Symbols, glob)
+            symbols = <_Symbols>of_glob
             self.state.texts[field].data = symbols.data
             self.state.texts[field].length = symbols.length
             self.state.texts[field].kind = 4
-        self.state.limit = 2 * self.rules
+        self.state.limit = 2 * rule
         self.state.pendings = 0
         self.state.epoch += 1
         search(&self.state, self.root)
-        return -1 if self.state.limit == 2 * self.rules else self.state.limit >> 1
+        found = self.state.limit >> 1
+        if needs is not None and self.comparisons > 0:
+            self.comparisons -= self.state.pendings
+            for i in range(self.state.pendings):
+                before = self.state.pending[i] >> 1
+                if before < found and <frozenset>needs[before] <= <frozenset>needs[rule]:
+                    found = before
+        return found if found < rule else -1
 
 
 def build(policy, conditional):
@@ -740,7 +752,7 @@ def build(policy, conditional):
     cdef list flags = [1 if flag else 0 for flag in conditional]
     cdef list globs = _globs(policy.rules)
     cdef dict covered = {}
-    cdef _Layout layout = _laid_out(globs, flags, covered)
+    cdef _Layout layout = _laid_out(globs, flags, covered, None)
     if covered:
         live = [rule for rule in range(len(globs)) if rule not in covered]
         layout = _Layout(globs, flags)
@@ -748,20 +760,23 @@ def build(policy, conditional):
     return finished(layout, policy), covered
 
 
-def covered_rules(rules):
+def covered_rules(rules, needs):
     """Which rules can never decide, since an earlier one covers them.
 
     Args:
         rules: The rules, in order.
+        needs: Of each rule: the conditions that must all hold, as values that are equal where they
+            always hold alike.
 
     Returns:
-        By number of each such rule, the number of an earlier one without conditions that matches
-        all that it does. Not every such rule is found.
+        By number of each such rule, the number of an earlier one that matches all that it does and
+        needs no more. Not every such rule is found.
 
     Cost: about that of compiling.
     """
     cdef dict covered = {}
-    _laid_out(_globs(rules), [1 if rule.conditions else 0 for rule in rules], covered)
+    cdef list sets = [frozenset(of_rule) for of_rule in needs]
+    _laid_out(_globs(rules), [1 if of_rule else 0 for of_rule in sets], covered, sets)
     return covered
 
 
@@ -774,7 +789,7 @@ cdef list _globs(rules):
     ]
 
 
-cdef _Layout _laid_out(list globs, list flags, dict covered):
+cdef _Layout _laid_out(list globs, list flags, dict covered, list needs):
     # Of all rules whose patterns no earlier one has; `covered` is filled.
     cdef dict first = {}
     cdef list distinct = []
@@ -795,8 +810,8 @@ cdef _Layout _laid_out(list globs, list flags, dict covered):
     for rule in distinct:
         if coverage.state.work > WORK_A_RULE * len(distinct):
             break
-        cover = coverage.first(globs[rule])
-        if 0 <= cover < rule:
+        cover = coverage.first(rule, globs[rule], needs)
+        if cover >= 0:
             covered[rule] = cover
     return layout
 
