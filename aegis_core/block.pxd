@@ -131,3 +131,18 @@ cdef struct Group:
     int32_t accepting
     int32_t first           # number of the first pattern in each word of 64 bits
     int32_t candidates      # a Candidate each pattern
+
+
+cdef class Block:
+    cdef:
+        int32_t *data
+        Py_ssize_t size, capacity
+
+    cdef int32_t reserve(self, Py_ssize_t words, bint aligned=*) except -1
+    cdef int32_t literal(self, str text, bint wide) except -1
+    cdef int32_t text(self, bytes text) except -1
+
+
+cdef void write_literal(int32_t *place, str text, bint wide)
+
+cdef bint is_wide(str text)

@@ -31,3 +31,5 @@ cdef class Glob:
 
 
 cdef Glob parsed(str pattern, dict known)
+
+cdef list whole_steps(Glob glob)

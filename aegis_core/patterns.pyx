@@ -114,6 +114,11 @@ def parse(pattern):
     return glob
 
 
+cdef list whole_steps(Glob glob):
+    # Of a glob of any shape, with its head and tail.
+    return [*map(ord, glob.head), *glob.steps, *map(ord, glob.tail)]
+
+
 cdef bint _is_literal(object step):
     return type(step) is int and step >= 0
 

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from fnmatch import translate
+from itertools import combinations
 from random import Random
 from typing import Any
 
@@ -154,18 +156,58 @@ def test_hard_policy_is_decided_as_specified(seed: int) -> None:
 def test_covered_rule_never_decides(seed: int) -> None:
     pick = Random(1_000 + seed)
     policy = _policy(pick, 80)
-    covered = covered_rules(policy.rules)
+    covered = covered_rules(policy.rules, [rule.conditions for rule in policy.rules])
     specified = _specified(policy)
     for rule, by in covered.items():
         assert by < rule
-        assert not policy.rules[by].conditions
+        assert not policy.rules[by].conditions or policy.rules[rule].conditions
     # Asked alone, what a covered rule matches is matched by the rule that covers it.
     for rule, by in covered.items():
-        pair = Policy((policy.rules[by], policy.rules[rule]))
+        pair = Policy(
+            (replace(policy.rules[by], conditions={}), replace(policy.rules[rule], conditions={}))
+        )
         alone = _specified(pair)
         texts = _asked(pick, Policy((policy.rules[rule],)), 20)
         assert {alone(text) for text in texts} <= {policy.rules[by].name, DEFAULT_RULE}
-        assert policy.rules[rule].name not in {specified(text) for text in texts}
+        if "says" not in policy.rules[by].conditions:
+            assert policy.rules[rule].name not in {specified(text) for text in texts}
+
+
+LETTERS = "abc"
+
+
+def _needing(pick: Random) -> tuple[list[PolicyRule], dict[int, int]]:
+    """Rules of which each needs some letters to hold, and which of them are covered."""
+    plain = _policy(pick, 60).rules
+    needs = [frozenset(pick.choices(LETTERS, k=pick.choice([0, 1, 1, 2, 3]))) for _ in plain]
+    rules = [
+        replace(rule, conditions={"all": needed}) for rule, needed in zip(plain, needs, strict=True)
+    ]
+    return rules, covered_rules(rules, needs)
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_rule_that_needs_more_than_one_that_covers_it_never_decides(seed: int) -> None:
+    pick = Random(2_000 + seed)
+    rules, covered = _needing(pick)
+    holding: set[str] = set()
+
+    def condition(written: Mapping[str, Any]) -> Condition:
+        return lambda params, now: written["all"] <= holding
+
+    engine = compile_policy(Policy(tuple(rules)), condition=condition)
+    for rule in covered:
+        for text in _asked(pick, Policy((rules[rule],)), 8):
+            for count in range(len(LETTERS) + 1):
+                for letters in combinations(LETTERS, count):
+                    holding.clear()
+                    holding.update(letters)
+                    assert engine.evaluate(*text).matched_rule != rules[rule].name
+
+
+def test_rules_that_need_more_than_one_that_covers_them_are_found() -> None:
+    found = [_needing(Random(2_000 + seed)) for seed in range(60)]
+    assert sum(bool(rules[by].conditions["all"]) for rules, of in found for by in of.values()) > 300
 
 
 def test_covered_rules_are_found_in_every_shape() -> None:
@@ -174,8 +216,11 @@ def test_covered_rules_are_found_in_every_shape() -> None:
         ("a*b", "a?b"), ("a*", "a[bc]"), ("*", "[!a]"), ("a?", "a[bc]"), ("ab*", "ab"),
     ]  # fmt: skip
     for wider, narrower in pairs:
-        assert covered_rules([PolicyRule(wider), PolicyRule(narrower)]) == {1: 0}
-        assert covered_rules([PolicyRule(narrower), PolicyRule(wider)]) == {}
+        for needs in (["", ""], ["", "x"], ["x", "x"], ["x", "xy"]):
+            assert covered_rules([PolicyRule(wider), PolicyRule(narrower)], needs) == {1: 0}
+            assert covered_rules([PolicyRule(narrower), PolicyRule(wider)], needs) == {}
+        for needs in (["x", ""], ["x", "y"], ["xy", "x"]):
+            assert covered_rules([PolicyRule(wider), PolicyRule(narrower)], needs) == {}
 
 
 @pytest.mark.parametrize("count", [3, 4, 40, 4_000])
