@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cached_property
 from typing import NoReturn
 
-from aegis.codec import dumps
+from aegis.compiled import CompiledPolicy
 from aegis.errors import NotReady
-from aegis.policies import LoadedPolicy
-from aegis.store import PolicyVersion
+from aegis.versions import PolicyVersion
 from aegis_core import Engine
 
 __all__ = ["DecisionPoint", "Snapshot"]
@@ -19,52 +17,24 @@ class Snapshot:
     """A policy version, compiled. A request holds on to the one that it began with.
 
     Attributes:
-        loaded: The policy and its text.
+        compiled: The compiled policy.
         stored: Its version as the database has it.
         version: The version's number.
         headers: That number, as the answers carry it.
         engine: What decides.
     """
 
-    def __init__(self, loaded: LoadedPolicy, stored: PolicyVersion) -> None:
-        self.loaded = loaded
+    def __init__(self, compiled: CompiledPolicy, stored: PolicyVersion) -> None:
+        self.compiled = compiled
         self.stored = stored
         self.version = stored.version
         self.headers = (("x-aegis-policy-version", str(stored.version)),)
-        self.engine: Engine = loaded.policy.engine
+        self.engine: Engine = compiled.engine
 
     @property
     def rule_count(self) -> int:
         """How many rules it has."""
-        return len(self.loaded.policy.rules)
-
-    @cached_property
-    def json(self) -> bytes:
-        """The policy as `GET /api/v1/policy` answers it."""
-        policy = self.loaded.policy
-        return dumps(
-            {
-                "default_risk_level": policy.default_risk_level.name,
-                "default_approval": policy.default_approval.value,
-                "rules": [
-                    {
-                        "name": rule.name,
-                        "match_type": rule.match_type,
-                        "match_target": rule.match_target,
-                        "match_agent": rule.match_agent,
-                        "risk_level": rule.risk_level.name,
-                        "approval": rule.approval.value,
-                        "conditions": rule.conditions,
-                    }
-                    for rule in policy.rules
-                ],
-                "version": self.version,
-                "sha256": self.stored.sha256,
-                "origin": self.stored.origin,
-                "key_name": self.stored.key_name,
-                "source": self.stored.source,
-            }
-        )
+        return self.compiled.rule_count
 
 
 class DecisionPoint:

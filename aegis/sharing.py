@@ -12,14 +12,18 @@ import os
 from collections.abc import Callable
 
 from aegis.audit import now_us
+from aegis.compiled import CompiledFiles, CompiledPolicy, PolicyText
 from aegis.decisions import Snapshot
 from aegis.errors import StoreError, shown
-from aegis.policies import LoadedPolicy, load_text
-from aegis.store import PolicyVersion, Store
+from aegis.store import Store
+from aegis.versions import PolicyHistory, PolicyVersion
 
 __all__ = ["PolicyVersions"]
 
 _log = logging.getLogger("aegis.policy")
+
+_KEPT_VERSIONS = 2
+"""So many versions have files of their own: a process may still be about to load the last but one."""
 
 
 class PolicyVersions:
@@ -32,6 +36,7 @@ class PolicyVersions:
         store: Where the versions are.
 
     Attributes:
+        history: The versions as the database has them.
         newest: One word: the number of the newest version that anyone has put into force.
 
     Raises:
@@ -40,6 +45,8 @@ class PolicyVersions:
 
     def __init__(self, store: Store) -> None:
         self._store = store
+        self._files = CompiledFiles(store.path)
+        self.history = PolicyHistory(store)
         self._map: mmap.mmap | None = None
         self.newest = memoryview(bytearray(8)).cast("Q")
         if not store.is_memory:
@@ -55,7 +62,7 @@ class PolicyVersions:
                 raise StoreError(f"cannot use {shown(path)}: {error}") from error
             self.newest = memoryview(self._map).cast("Q")
 
-    def start(self, file: LoadedPolicy | None, *, reset: bool = False) -> Snapshot:
+    def start(self, file: PolicyText | None, *, reset: bool = False) -> Snapshot:
         """Choose the policy to start with: the newest intent wins.
 
         Args:
@@ -70,12 +77,12 @@ class PolicyVersions:
             StoreError: The database cannot be read or written.
             PolicyError: The stored policy cannot be loaded by this release.
         """
-        newest = self._store.newest_policy()
+        newest = self.history.newest()
         if file is None:
             if newest is not None:
                 return self.announce(self._compiled(newest))
-            file = load_text("")
-        last = self._store.newest_policy("file")
+            file = self._files.load("")
+        last = self.history.newest("file")
         if newest is None or last is None or last.sha256 != file.sha256:
             if newest is not None and newest.origin != "file":
                 _log.warning(
@@ -85,7 +92,7 @@ class PolicyVersions:
                 )
             return self.announce(self.put(file, "file"))
         if newest.origin == "file":
-            return self.announce(Snapshot(file, newest))
+            return self.announce(Snapshot(self._kept(file.compiled), newest))
         if reset:
             return self.announce(self.put(file, "file"))
         _log.warning(
@@ -97,36 +104,40 @@ class PolicyVersions:
 
     def put(
         self,
-        loaded: LoadedPolicy,
+        text: PolicyText,
         origin: str = "put",
         *,
         key_name: str | None = None,
+        note: str | None = None,
         is_expected: Callable[[int], bool] = lambda _: True,
     ) -> Snapshot:
         """Store a policy as the newest version; nobody knows of it before `announce`.
 
         Args:
-            loaded: The policy.
-            origin: Where it comes from: `file` or `put`.
+            text: The policy.
+            origin: Where it comes from: `file`, `put` or `rollback`.
             key_name: Whose key put it.
+            note: What is said about it.
             is_expected: Says whether it may follow the version that is the newest now.
 
         Raises:
             StoreError: It could not be stored; nothing has changed then.
             PreconditionFailed: It may not follow; nothing has changed then.
 
-        Cost: compiles, and waits for the disk.
+        Cost: waits for the disk.
         """
-        _ = loaded.policy.engine  # compiled before anyone can see the version
-        version = self._store.add_policy(
-            loaded.sha256,
+        compiled = self._kept(text.compiled)  # before anyone can see the version
+        version = self.history.add(
+            text.sha256,
             origin,
             now_us(),
-            loaded.source,
+            text.source,
             key_name=key_name,
+            note=note,
             is_expected=is_expected,
         )
-        return Snapshot(loaded, version)
+        self._files.remove_others(self._needed())
+        return Snapshot(compiled, version)
 
     def announce(self, snapshot: Snapshot) -> Snapshot:
         """Tell every process that there is a version as new as this one."""
@@ -134,7 +145,7 @@ class PolicyVersions:
             # INVARIANT: the word is the newest version of the database, so its writers take turns;
             # readers need not, since an aligned word is written at once.
             with self._store.turn():
-                newest = self._store.newest_policy()
+                newest = self.history.newest()
                 self.newest[0] = snapshot.version if newest is None else newest.version
         return snapshot
 
@@ -144,7 +155,7 @@ class PolicyVersions:
         Raises:
             StoreError: It cannot be read.
         """
-        newest = self._store.newest_policy()
+        newest = self.history.newest()
         if newest is None:
             raise StoreError("the database has lost its policy versions")
         return self.announce(self._compiled(newest))
@@ -156,4 +167,17 @@ class PolicyVersions:
             self._map.close()
 
     def _compiled(self, version: PolicyVersion) -> Snapshot:
-        return Snapshot(load_text(version.source), version)
+        compiled = self._files.find(version.sha256)
+        if compiled is None:
+            text = self._files.load(self.history.source(version.version))
+            compiled = self._files.keep(text.compiled)
+        return Snapshot(compiled, version)
+
+    def _kept(self, compiled: CompiledPolicy) -> CompiledPolicy:
+        return self._files.find(compiled.sha256) or self._files.keep(compiled)
+
+    def _needed(self) -> set[str]:
+        """Digests of the policies that a process may load next: the last ones, and the file's."""
+        recent = self.history.page(limit=_KEPT_VERSIONS)
+        file = self.history.newest("file")
+        return {version.sha256 for version in (*recent, *([file] if file else ()))}

@@ -12,7 +12,7 @@ import click
 from aegis.cli.terminal import print_problems
 from aegis.config import Settings, keys_from
 from aegis.errors import PolicyError
-from aegis.server import load_policy_file
+from aegis.server import policy_text_of
 
 __all__ = ["serve"]
 
@@ -132,7 +132,7 @@ def serve(
         audit_timeout_s=audit_timeout,
     )
     try:
-        file = load_policy_file(policy)
+        file = policy_text_of(policy, audit_db)
     except PolicyError as error:
         print_problems(policy, error.problems, err=True)
         sys.exit(2)

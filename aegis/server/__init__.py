@@ -13,6 +13,7 @@ from pathlib import Path
 
 from aegis.audit import AuditLog
 from aegis.auth import Gate
+from aegis.compiled import CompiledFiles, PolicyText, compiled
 from aegis.config import Settings, keys_from
 from aegis.decisions import DecisionPoint, Snapshot
 from aegis.errors import ConfigError, NotReady, shown
@@ -26,8 +27,9 @@ from aegis.server.app import App
 from aegis.server.kernel import Lifecycle, Route
 from aegis.sharing import PolicyVersions
 from aegis.store import Store
+from aegis.versions import PolicyHistory
 
-__all__ = ["build_app", "create_app", "load_policy_file"]
+__all__ = ["build_app", "create_app", "load_policy_file", "policy_text_of"]
 
 _log = logging.getLogger("aegis.server")
 
@@ -87,23 +89,41 @@ def create_app(
         allowed_hosts=frozenset(allowed_hosts),
     )
     if policy is not None:
-        file = LoadedPolicy(policy, policy.source)
+        file = PolicyText(policy.source, compiled(LoadedPolicy(policy, policy.source)))
     elif policy_path is not None:
-        file = load_policy_file(policy_path)
+        file = policy_text_of(policy_path, settings.audit_db)
     else:
-        file = load_text("")
+        file = CompiledFiles(settings.audit_db).load("")
     return build_app(settings, file=file, executor=executor)
 
 
 def load_policy_file(path: str | Path) -> LoadedPolicy:
-    """Load a policy file for a server.
+    """Load a policy file.
 
     Raises:
         PolicyError: It is refused.
         ConfigError: It cannot be read.
     """
+    return load_text(_read(path))
+
+
+def policy_text_of(path: str | Path, database: str) -> PolicyText:
+    """Load a policy file for a server.
+
+    Args:
+        path: The policy file.
+        database: The server's; what was compiled for it before is not parsed again.
+
+    Raises:
+        PolicyError: It is refused.
+        ConfigError: It cannot be read.
+    """
+    return CompiledFiles(database).load(_read(path))
+
+
+def _read(path: str | Path) -> bytes:
     try:
-        return load_text(read_policy(path))
+        return read_policy(path)
     except OSError as error:
         raise ConfigError(f"cannot read the policy {shown(str(path))}: {error.strerror}") from None
 
@@ -111,7 +131,7 @@ def load_policy_file(path: str | Path) -> LoadedPolicy:
 def build_app(
     settings: Settings,
     *,
-    file: LoadedPolicy | None,
+    file: PolicyText | None,
     executor: Executor | None = None,
     session_id: str | None = None,
 ) -> App:
@@ -125,7 +145,13 @@ def build_app(
     """
     service = _Service(settings, file, executor or NoOpExecutor(), session_id or uuid.uuid4().hex)
     api = Api(settings, service.decisions.snapshot, service.enforcer, service.audit)
-    admin = Admin(deepest=settings.deepest_nesting, put=service.put)
+    admin = Admin(
+        deepest=settings.deepest_nesting,
+        snapshot=service.decisions.snapshot,
+        history=service.history,
+        load=CompiledFiles(settings.audit_db).load,
+        put=service.put,
+    )
     body = settings.largest_body_bytes
     routes = {
         ("GET", "/health"): Route(api.health, None, needs_service=False),
@@ -137,7 +163,7 @@ def build_app(
         ("POST", "/api/v1/evaluate"): Route(api.evaluate, Permission.DECIDE, body),
         ("POST", "/api/v1/execute"): Route(api.execute, Permission.DECIDE, body),
         ("GET", "/api/v1/audit"): Route(api.audit, Permission.READ),
-        ("GET", "/api/v1/policy"): Route(api.policy, Permission.READ),
+        ("GET", "/api/v1/policy"): Route(admin.policy, Permission.READ),
         ("PUT", "/api/v1/policy"): Route(
             admin.put_policy,
             Permission.CHANGE_POLICY,
@@ -164,7 +190,7 @@ class _Service:
     """Policy, audit and executor of one process: closed, or open as a whole."""
 
     def __init__(
-        self, settings: Settings, file: LoadedPolicy | None, executor: Executor, session_id: str
+        self, settings: Settings, file: PolicyText | None, executor: Executor, session_id: str
     ) -> None:
         self._settings = settings
         self._file = file
@@ -226,14 +252,17 @@ class _Service:
         return self._parts
 
     def put(
-        self, loaded: LoadedPolicy, is_expected: Callable[[int], bool], key_name: str | None
+        self, text: PolicyText, is_expected: Callable[[int], bool], key_name: str | None
     ) -> Snapshot:
         """Put a policy into force; called in a thread."""
         versions = self._open.versions
-        snapshot = versions.put(loaded, key_name=key_name, is_expected=is_expected)
+        snapshot = versions.put(text, key_name=key_name, is_expected=is_expected)
         # First here, then everywhere: this process need not load what it has at hand.
         self.decisions.switch(snapshot)
         return versions.announce(snapshot)
+
+    def history(self) -> PolicyHistory:
+        return self._open.versions.history
 
     def enforcer(self) -> Enforcer:
         if self._draining is not None:

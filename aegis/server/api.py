@@ -136,11 +136,6 @@ class Api:
         results = [result_json(result) for result in done]
         return 200, snapshot.headers, b"[%b]" % b",".join(results) if is_batch else results[0]
 
-    def policy(self, _body: bytes, _headers: Headers, _query: str, _caller: Caller) -> Answer:
-        """`GET /api/v1/policy`: the policy in force."""
-        snapshot = self._snapshot()
-        return 200, snapshot.headers, snapshot.json
-
     async def audit(self, _body: bytes, _headers: Headers, query: str, _caller: Caller) -> Answer:
         """`GET /api/v1/audit`: records, oldest first."""
         pages = self._audit().pages(read_filter(query))

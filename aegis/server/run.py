@@ -31,12 +31,12 @@ from granian.http import HTTP1Settings
 from granian.log import LogLevels
 
 from aegis import __version__
+from aegis.compiled import PolicyText
 from aegis.config import Settings, is_loopback
 from aegis.decisions import Snapshot
 from aegis.errors import AegisError, ConfigError, shown
 from aegis.execution import Executor
 from aegis.keys import read_keys
-from aegis.policies import LoadedPolicy
 from aegis.server import build_app
 from aegis.server.app import App
 from aegis.sharing import PolicyVersions
@@ -74,7 +74,7 @@ class Address:
 def serve(
     settings: Settings,
     policy_path: str,
-    file: LoadedPolicy,
+    file: PolicyText,
     *,
     host: str,
     port: int,
@@ -216,7 +216,7 @@ def _cannot_bind(error: OSError, host: str, port: int) -> str:
             return f"cannot listen on port {port} of {host}: {error.strerror}"
 
 
-def _prepare(settings: Settings, file: LoadedPolicy, *, reset: bool) -> Snapshot:
+def _prepare(settings: Settings, file: PolicyText, *, reset: bool) -> Snapshot:
     """Choose the policy in force and see that the database can be written; leaves nothing open."""
     store = Store(settings.audit_db)
     try:
@@ -232,7 +232,7 @@ def _prepare(settings: Settings, file: LoadedPolicy, *, reset: bool) -> Snapshot
 def _announcement(
     address: Address,
     policy_path: str,
-    file: LoadedPolicy,
+    file: PolicyText,
     snapshot: Snapshot,
     settings: Settings,
     keys: int,
@@ -261,7 +261,7 @@ def _announcement(
     if workers > 1:
         lines.append(f"  workers    {workers}")
     if snapshot.stored.origin == "file":
-        lines += [f"  warning    {policy_path}:{odd.line}: {odd}" for odd in file.warnings]
+        lines += [f"  warning    {policy_path}:{odd.line}: {odd}" for odd in file.compiled.warnings]
     return "\n".join(lines)
 
 
@@ -293,7 +293,7 @@ class _Inherited:
     """
 
     settings: Settings
-    file: LoadedPolicy | None
+    file: PolicyText | None
     executor: str | None
     session_id: str
     failure: mmap.mmap

@@ -15,22 +15,21 @@ from typing import Any
 
 import pytest
 
+from aegis.compiled import CompiledFiles, PolicyText
 from aegis.decisions import Snapshot
 from aegis.errors import StoreError
-from aegis.policies import LoadedPolicy, load_text
 from aegis.sharing import PolicyVersions
 from aegis.store import Store
 
 
-def policy(name: str) -> LoadedPolicy:
-    """A policy whose one rule has this name."""
-    return load_text(f"rules: [{{name: {name}}}]")
+def policy(name: str) -> PolicyText:
+    """A policy whose one rule, of this name, decides about everything."""
+    return CompiledFiles(":memory:").load(f"rules: [{{name: {name}}}]")
 
 
 def rule_of(snapshot: Snapshot) -> str:
-    """The name of the rule of a policy in force; `none` where it has none."""
-    rules = snapshot.loaded.policy.rules
-    return rules[0].name if rules else "none"
+    """The name of the rule of a policy in force; `<default>` where it has none."""
+    return snapshot.engine.evaluate("anything").matched_rule
 
 
 @contextmanager
@@ -181,7 +180,7 @@ def test_without_a_file_what_is_in_force_stays(path: Path) -> None:
 
 
 def test_without_anything_the_defaults_are_in_force(path: Path) -> None:
-    assert started(path, None) == (1, "none", "file")
+    assert started(path, None) == (1, "<default>", "file")
     assert started(path, "a") == (2, "a", "file")
 
 
@@ -212,13 +211,13 @@ def test_put_of_another_process_is_known_when_it_ends(path: Path) -> None:
     with opened(path) as versions:
         versions.start(policy("a"))
         code = f"""
-            from aegis.policies import load_text
+            from aegis.compiled import CompiledFiles
             from aegis.sharing import PolicyVersions
             from aegis.store import Store
 
             store = Store({str(path)!r})
             versions = PolicyVersions(store)
-            versions.announce(versions.put(load_text("rules: [{{name: p}}]")))
+            versions.announce(versions.put(CompiledFiles(store.path).load("rules: [{{name: p}}]")))
             versions.close()
             store.close()
         """
