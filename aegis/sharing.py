@@ -113,6 +113,8 @@ class PolicyVersions:
     ) -> Snapshot:
         """Store a policy as the newest version; nobody knows of it before `announce`.
 
+        The text that is in force already makes no new version, unless it comes from the file.
+
         Args:
             text: The policy.
             origin: Where it comes from: `file`, `put` or `rollback`.
@@ -135,9 +137,40 @@ class PolicyVersions:
             key_name=key_name,
             note=note,
             is_expected=is_expected,
+            may_repeat=origin == "file",
         )
         self._files.remove_others(self._needed())
         return Snapshot(compiled, version)
+
+    def rollback(
+        self,
+        version: int,
+        *,
+        key_name: str | None = None,
+        note: str | None = None,
+        is_expected: Callable[[int], bool] = lambda _: True,
+    ) -> Snapshot:
+        """Store an earlier version as the newest one; nobody knows of it before `announce`.
+
+        Args:
+            version: The earlier one.
+            key_name: Whose key asked for it.
+            note: What is said about it.
+            is_expected: Says whether it may follow the version that is the newest now.
+
+        Raises:
+            NotFound: There is no such version.
+            StoreError: It could not be stored; nothing has changed then.
+            PreconditionFailed: It may not follow; nothing has changed then.
+            PolicyError: This release refuses what an older one took.
+        """
+        return self.put(
+            self._files.load(self.history.source(version)),
+            "rollback",
+            key_name=key_name,
+            note=f"back to version {version}" if note is None else note,
+            is_expected=is_expected,
+        )
 
     def announce(self, snapshot: Snapshot) -> Snapshot:
         """Tell every process that there is a version as new as this one."""

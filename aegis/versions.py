@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 
 from aegis.errors import NotFound, PreconditionFailed
@@ -33,6 +34,18 @@ class PolicyVersion:
     created_us: int
     key_name: str | None = None
     note: str | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        """It, as the API and the commands write it."""
+        created = datetime.fromtimestamp(self.created_us / 1_000_000, UTC)
+        return {
+            "version": self.version,
+            "sha256": self.sha256,
+            "origin": self.origin,
+            "created": created.isoformat(timespec="microseconds").replace("+00:00", "Z"),
+            "key_name": self.key_name,
+            "note": self.note,
+        }
 
 
 class PolicyHistory:
@@ -103,6 +116,7 @@ class PolicyHistory:
         key_name: str | None = None,
         note: str | None = None,
         is_expected: Callable[[int], bool] = lambda _: True,
+        may_repeat: bool = True,
     ) -> PolicyVersion:
         """Store a policy as the newest version.
 
@@ -114,15 +128,22 @@ class PolicyHistory:
             key_name: Whose key put it.
             note: What is said about it.
             is_expected: Says whether a policy may follow the version that is the newest now.
+            may_repeat: Whether the text of the newest version may be stored once more.
+
+        Returns:
+            The version; the newest one where its text is repeated and may not be.
 
         Raises:
             StoreError: It could not be stored.
             PreconditionFailed: It may not follow.
         """
         with self._store.transaction() as connection:
-            newest = connection.execute("SELECT max(version) FROM policy_version").get or 0
-            if not is_expected(newest):
-                raise PreconditionFailed(f"version {newest} is in force; look at it first")
+            newest = _newest(connection, "", ())
+            number = newest.version if newest else 0
+            if not is_expected(number):
+                raise PreconditionFailed(f"version {number} is in force; look at it first")
+            if newest is not None and newest.sha256 == sha256 and not may_repeat:
+                return newest
             version = connection.execute(
                 "INSERT INTO policy_version (sha256, origin, created_us, source, key_name, note)"
                 " VALUES (?, ?, ?, ?, ?, ?) RETURNING version",

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import os
 import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +21,7 @@ from aegis.execution import Enforcer, Executor, NoOpExecutor
 from aegis.keys import KeyRing, Permission, environment_keys, read_keys
 from aegis.policies import LoadedPolicy, Policy, load_text, read_policy
 from aegis.server import openapi
-from aegis.server.admin import YAML_TYPES, Admin
+from aegis.server.admin import YAML_TYPES, Admin, Change
 from aegis.server.api import Api
 from aegis.server.app import App
 from aegis.server.kernel import Lifecycle, Route
@@ -150,7 +150,7 @@ def build_app(
         snapshot=service.decisions.snapshot,
         history=service.history,
         load=CompiledFiles(settings.audit_db).load,
-        put=service.put,
+        changes=service,
     )
     body = settings.largest_body_bytes
     routes = {
@@ -169,6 +169,11 @@ def build_app(
             Permission.CHANGE_POLICY,
             settings.largest_policy_bytes,
             _JSON_TYPES | YAML_TYPES,
+        ),
+        ("POST", "/api/v1/policy/rollback"): Route(admin.rollback, Permission.CHANGE_POLICY, body),
+        ("GET", "/api/v1/policy/versions"): Route(admin.versions, Permission.READ),
+        ("GET", "/api/v1/policy/versions/{version}"): Route(
+            admin.version("{version}"), Permission.READ, of_item=admin.version
         ),
     }
     keys = KeyRing(environment_keys(settings.api_key, settings.admin_key), settings.keys_file)
@@ -251,15 +256,28 @@ class _Service:
             raise NotReady("the server is stopping")
         return self._parts
 
-    def put(
-        self, text: PolicyText, is_expected: Callable[[int], bool], key_name: str | None
-    ) -> Snapshot:
+    def put(self, text: PolicyText, change: Change) -> Snapshot:
         """Put a policy into force; called in a thread."""
         versions = self._open.versions
-        snapshot = versions.put(text, key_name=key_name, is_expected=is_expected)
+        return self._in_force(
+            versions.put(
+                text, key_name=change.key_name, note=change.note, is_expected=change.is_expected
+            )
+        )
+
+    def rollback(self, version: int, change: Change) -> Snapshot:
+        """Put an earlier version into force again; called in a thread."""
+        versions = self._open.versions
+        return self._in_force(
+            versions.rollback(
+                version, key_name=change.key_name, note=change.note, is_expected=change.is_expected
+            )
+        )
+
+    def _in_force(self, snapshot: Snapshot) -> Snapshot:
         # First here, then everywhere: this process need not load what it has at hand.
         self.decisions.switch(snapshot)
-        return versions.announce(snapshot)
+        return self._open.versions.announce(snapshot)
 
     def history(self) -> PolicyHistory:
         return self._open.versions.history

@@ -11,7 +11,7 @@ import logging
 import os
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from aegis.auth import Gate
@@ -38,6 +38,7 @@ __all__ = [
     "Answer",
     "Caller",
     "Deadlines",
+    "Handler",
     "Header",
     "Kernel",
     "Lifecycle",
@@ -78,6 +79,7 @@ class Route:
         largest_body_bytes: 0: it takes no body.
         media_types: What its body may be declared as, besides types that end in `+json`.
         needs_service: Whether policy and audit must be open.
+        of_item: Makes the handler for the last part of the path, where that stands in braces.
     """
 
     handler: Handler
@@ -85,6 +87,7 @@ class Route:
     largest_body_bytes: int = 0
     media_types: frozenset[str] = frozenset(("application/json", "text/json"))
     needs_service: bool = True
+    of_item: Callable[[str], Handler] | None = None
 
 
 @dataclass(slots=True)
@@ -203,7 +206,10 @@ class Kernel:
         self._lifecycle = lifecycle
         self._deadlines = Deadlines(body_timeout_s)
         self._request_ids = map(f"{os.urandom(6).hex()}-%x".__mod__, itertools.count(1))
+        self._templates: dict[str, str] = {}  # of paths that end in braces: by what is before
         for (method, path), route in routes.items():
+            if route.of_item is not None:
+                self._templates[path.rpartition("/")[0]] = path
             if method == "GET":
                 self._routes.setdefault(("HEAD", path), route)
 
@@ -259,6 +265,12 @@ class Kernel:
             route = self._routes.get((method, path))
             if route is not None:
                 return route
+        parent, _, item = path.rpartition("/")
+        if item and parent in self._templates:
+            path = self._templates[parent]
+            route = self._routes.get((method, path))
+            if route is not None and route.of_item is not None:
+                return replace(route, handler=route.of_item(item))
         of_path = [route.permission for (_, known), route in self._routes.items() if known == path]
 
         def unknown(*_: object) -> Answer:

@@ -39,6 +39,8 @@ EVALUATE = "/api/v1/evaluate"
 EXECUTE = "/api/v1/execute"
 AUDIT = "/api/v1/audit"
 POLICY_PATH = "/api/v1/policy"
+VERSIONS = "/api/v1/policy/versions"
+ROLLBACK = "/api/v1/policy/rollback"
 
 interface = "asgi"
 """What is spoken now, `asgi` or `rsgi`, unless a test says what only ASGI can say."""
@@ -171,7 +173,7 @@ class Client:
 
         Args:
             method: The method.
-            path: Path and query, as on the wire.
+            path: Path and query, as on the wire; `{version}`, as the route table has it, is the first.
             value: Sent as JSON, declared as such.
             body: Sent as it is, with its length.
             chunks: Sent one after the other, without a length.
@@ -180,6 +182,7 @@ class Client:
             headers: Besides the client's; an empty text takes one away.
             address: Instead of the client's.
         """
+        path = path.replace("{version}", "1")
         sent = dict(self.headers)
         if value is not None:
             body = json.dumps(value).encode()

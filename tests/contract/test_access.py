@@ -18,6 +18,8 @@ from tests.contract.client import (
     HOST,
     POLICY_PATH,
     REMOTE,
+    ROLLBACK,
+    VERSIONS,
     Client,
     app_of,
     routes_of,
@@ -33,6 +35,7 @@ BODIES: dict[tuple[str, str], Any] = {
     ("POST", EVALUATE): READ,
     ("POST", EXECUTE): READ,
     ("PUT", POLICY_PATH): {"rules": []},
+    ("POST", ROLLBACK): {"version": 1},
 }
 
 ROLES = ("agent", "auditor", "operator", "admin")
@@ -52,6 +55,9 @@ MATRIX = {
     ("GET", AUDIT): TO_READ,
     ("GET", POLICY_PATH): TO_READ,
     ("PUT", POLICY_PATH): TO_CHANGE,
+    ("GET", VERSIONS): TO_READ,
+    ("GET", f"{VERSIONS}/{{version}}"): TO_READ,
+    ("POST", ROLLBACK): TO_CHANGE,
 }
 """What each route answers to each of `CALLERS`; a role stands for a key of the keys file."""
 

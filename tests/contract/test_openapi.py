@@ -21,6 +21,8 @@ from tests.contract.client import (
     EVALUATE,
     EXECUTE,
     POLICY_PATH,
+    ROLLBACK,
+    VERSIONS,
     Client,
     app_of,
     routes_of,
@@ -113,6 +115,12 @@ ASKED: list[tuple[str, str, Any]] = [
     ("PUT", POLICY_PATH, {"rules": [{"name": "a"}, {"name": "a"}]}),
     ("PUT", POLICY_PATH, {"rules": [{"nam": "a"}]}),
     ("DELETE", POLICY_PATH, None),
+    ("GET", f"{VERSIONS}?limit=1", None),
+    ("GET", f"{VERSIONS}/{{version}}", None),
+    ("GET", f"{VERSIONS}/99", None),
+    ("POST", ROLLBACK, {"version": 1}),
+    ("POST", ROLLBACK, {"version": 99}),
+    ("POST", ROLLBACK, {"version": "1"}),
     ("GET", "/nope", None),
 ]
 

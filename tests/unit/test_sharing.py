@@ -160,10 +160,23 @@ def test_put_before_the_last_change_of_the_file_does_not_come_back(path: Path) -
     assert started(path, "b") == (3, "b", "file")
 
 
-def test_put_of_the_files_own_text_is_a_put(path: Path) -> None:
+def test_put_of_the_text_in_force_makes_no_new_version(path: Path) -> None:
     started(path, "a")
     put(path, "a")
-    assert started(path, "a") == (2, "a", "put")
+    assert started(path, "a") == (1, "a", "file")
+    put(path, "p")
+    put(path, "p")
+    assert stored(path) == [(1, "file"), (2, "put")]
+
+
+def test_file_that_is_unchanged_leaves_a_rollback_in_force(path: Path) -> None:
+    started(path, "a")
+    put(path, "p")
+    put(path, "q")
+    with opened(path) as versions:
+        versions.announce(versions.rollback(2))
+    assert started(path, "a") == (4, "p", "rollback")
+    assert started(path, "b") == (5, "b", "file")
 
 
 def test_file_that_a_put_said_before_is_a_change_of_the_file(path: Path) -> None:
