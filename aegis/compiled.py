@@ -17,7 +17,7 @@ import struct
 import tempfile
 import time
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +56,7 @@ class CompiledPolicy:
         warnings: What is odd about it.
         members: Its defaults and rules as members of a JSON object, without the braces.
         engine: What decides.
+        packed: All of it, where it was made from that.
     """
 
     sha256: str
@@ -63,6 +64,7 @@ class CompiledPolicy:
     warnings: tuple[Problem, ...]
     members: Buffer
     engine: Engine
+    packed: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +121,8 @@ def pack(policy: CompiledPolicy) -> bytes:
     Raises:
         ValueError: Its conditions are no JSON.
     """
+    if policy.packed is not None:
+        return policy.packed
     said = codec.dumps(
         {
             "release": __version__,
@@ -127,22 +131,22 @@ def pack(policy: CompiledPolicy) -> bytes:
             "warnings": [[odd.message, odd.line, odd.rule, odd.key] for odd in policy.warnings],
         }
     )
-    said += b" " * (-(_HEAD.size + len(said)) % 8)
     members = bytes(policy.members)
-    members += b" " * (-len(members) % 8)  # the block begins at a multiple of 8 bytes
+    # The block begins where it can be mapped alone.
+    said += b" " * (-(_HEAD.size + len(said) + len(members)) % mmap.ALLOCATIONGRANULARITY)
     block = policy.engine.block
     digest = _digest(said, members, block)
     head = _HEAD.pack(_MAGIC, digest, len(said), len(members), len(block))
     return b"".join((head, said, members, block))
 
 
-def unpack(data: Buffer, sha256: str | None = None) -> CompiledPolicy:
-    """The compiled policy of some bytes, which are not copied and must not change.
+def unpack(data: bytes, sha256: str | None = None) -> CompiledPolicy:
+    """The compiled policy of some bytes.
 
     Conditions are compiled when they are first asked.
 
     Args:
-        data: What `pack` gave, for example in a mapped file.
+        data: What `pack` gave.
         sha256: Of the text that it must have been made from; None: any.
 
     Raises:
@@ -150,14 +154,23 @@ def unpack(data: Buffer, sha256: str | None = None) -> CompiledPolicy:
 
     Cost: reads them once, to see that they are whole.
     """
-    view = memoryview(data).toreadonly()
-    if view.nbytes < _HEAD.size:
+    start = _start_of_block(data)
+    return replace(_opened(memoryview(data)[:start], data[start:], sha256), packed=data)
+
+
+def _start_of_block(data: Buffer) -> int:
+    if len(data) < _HEAD.size:
         raise ValueError("it is cut off")
-    magic, digest, *sizes = _HEAD.unpack_from(view)
-    if magic != _MAGIC or view.nbytes != _HEAD.size + sum(sizes):
+    magic, _, *sizes = _HEAD.unpack_from(data)
+    if magic != _MAGIC or len(data) != _HEAD.size + sum(sizes):
         raise ValueError("it is no compiled policy of this release")
-    ends = (_HEAD.size + sizes[0], _HEAD.size + sizes[0] + sizes[1])
-    said, members, block = view[_HEAD.size : ends[0]], view[ends[0] : ends[1]], view[ends[1] :]
+    return _HEAD.size + int(sizes[0]) + int(sizes[1])
+
+
+def _opened(before: memoryview, block: Buffer, sha256: str | None) -> CompiledPolicy:
+    """The policy of a block and of what stands before it, neither of which is copied."""
+    _, digest, size, _, _ = _HEAD.unpack_from(before)
+    said, members = before[_HEAD.size : _HEAD.size + size], before[_HEAD.size + size :]
     if _digest(said, members, block) != digest:
         raise ValueError("it is damaged")
     known: Any = codec.loads(bytes(said), _NESTING)
@@ -166,6 +179,7 @@ def unpack(data: Buffer, sha256: str | None = None) -> CompiledPolicy:
     if sha256 not in (None, known["sha256"]):
         raise ValueError("it was made from another text")
     warnings = tuple(Problem(*odd) for odd in known["warnings"])
+    # The block is no part of a view: one that is still used cannot be cleared with other garbage.
     engine = Engine(block, condition=_Deferred)
     return CompiledPolicy(known["sha256"], known["rule_count"], warnings, members, engine)
 
@@ -233,7 +247,7 @@ class CompiledFiles:
             return None
         path = self._path(self._prefix, sha256)
         try:
-            return unpack(_mapped(path), sha256)
+            return _mapped(path, sha256)
         except FileNotFoundError:
             return None
         except (OSError, ValueError) as error:
@@ -278,21 +292,26 @@ class CompiledFiles:
         return f"{prefix}{sha256[:_NAMED_BY]}"
 
 
-def _mapped(path: str) -> mmap.mmap:
-    """A file of ours as memory that it shares with all who map it.
+def _mapped(path: str, sha256: str) -> CompiledPolicy:
+    """The policy of a file of ours, in memory that it shares with all who map it.
 
     Raises:
         OSError: There is none, or it cannot be mapped.
-        ValueError: Others could have written it, or it is empty.
+        ValueError: Others could have written it, or it is damaged.
     """
     file = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
     try:
         found = os.fstat(file)
         if found.st_uid != os.geteuid() or found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
             raise ValueError("others than this user may have written it")
-        return mmap.mmap(file, 0, access=mmap.ACCESS_READ)
+        whole = mmap.mmap(file, 0, access=mmap.ACCESS_READ)
+        start = _start_of_block(whole)
+        if start % mmap.ALLOCATIONGRANULARITY or start == len(whole):
+            raise ValueError("it is damaged")
+        block = mmap.mmap(file, 0, access=mmap.ACCESS_READ, offset=start)
     finally:
         os.close(file)
+    return _opened(memoryview(whole)[:start], block, sha256)
 
 
 def _write(path: Path, data: bytes) -> None:

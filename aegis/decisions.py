@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from typing import NoReturn
 
@@ -48,6 +49,7 @@ class DecisionPoint:
         self._current: Snapshot | None = None
         self._newest = memoryview(bytes(8)).cast("Q")
         self._load_newest: Callable[[], Snapshot] = _never_begun
+        self._switching = threading.Lock()
 
     def begin(
         self, snapshot: Snapshot, newest: memoryview, load_newest: Callable[[], Snapshot]
@@ -57,7 +59,7 @@ class DecisionPoint:
         Args:
             snapshot: The policy to begin with.
             newest: One word: the number of the newest version of all processes.
-            load_newest: Loads that version.
+            load_newest: Gives that version without waiting for long.
         """
         self._newest = newest
         self._load_newest = load_newest
@@ -74,7 +76,8 @@ class DecisionPoint:
 
         Raises:
             NotReady: There is none yet, or no more.
-            StoreError: There is a newer one that cannot be loaded.
+            NotReady: There is a newer one that must be compiled first.
+            StoreError: There is a newer one that cannot be read.
         """
         current = self._current
         if current is None or current.version < self._newest[0]:
@@ -83,9 +86,10 @@ class DecisionPoint:
 
     def switch(self, snapshot: Snapshot) -> Snapshot:
         """Decide by a newer version from now on; an older one is left aside."""
-        if self._current is None or snapshot.version > self._current.version:
-            self._current = snapshot
-        return self._current
+        with self._switching:  # requests and the thread that follows changes may come together
+            if self._current is None or snapshot.version > self._current.version:
+                self._current = snapshot
+            return self._current
 
 
 def _never_begun() -> NoReturn:

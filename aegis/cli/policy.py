@@ -182,8 +182,7 @@ class _Stored:
         return found | {"source": history.source(number)}
 
     def rollback(self, number: int, note: str | None) -> int:
-        versions = self._versions
-        return int(versions.announce(versions.rollback(number, note=note)).version)
+        return int(self._versions.rollback(number, note=note).snapshot.version)
 
 
 class Remote:

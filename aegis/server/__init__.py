@@ -14,18 +14,19 @@ from pathlib import Path
 from aegis.audit import AuditLog
 from aegis.auth import Gate
 from aegis.compiled import CompiledFiles, PolicyText, compiled
+from aegis.compiler import YAML_TYPES
 from aegis.config import Settings, keys_from
-from aegis.decisions import DecisionPoint, Snapshot
+from aegis.decisions import DecisionPoint
 from aegis.errors import ConfigError, NotReady, shown
 from aegis.execution import Enforcer, Executor, NoOpExecutor
 from aegis.keys import KeyRing, Permission, environment_keys, read_keys
 from aegis.policies import LoadedPolicy, Policy, load_text, read_policy
 from aegis.server import openapi
-from aegis.server.admin import YAML_TYPES, Admin, Change
+from aegis.server.admin import Admin, Change
 from aegis.server.api import Api
 from aegis.server.app import App
 from aegis.server.kernel import Lifecycle, Route
-from aegis.sharing import PolicyVersions
+from aegis.sharing import InForce, PolicyVersions
 from aegis.store import Store
 from aegis.versions import PolicyHistory
 
@@ -149,7 +150,6 @@ def build_app(
         deepest=settings.deepest_nesting,
         snapshot=service.decisions.snapshot,
         history=service.history,
-        load=CompiledFiles(settings.audit_db).load,
         changes=service,
     )
     body = settings.largest_body_bytes
@@ -229,6 +229,7 @@ class _Service:
                 raise ConfigError(f"the executor's setup failed: {error}") from error
             self._parts = _Open(versions, audit, enforcer, opened.pop_all())
         self.decisions.begin(snapshot, versions.newest, versions.load_newest)
+        versions.follow(snapshot, self.decisions.switch)
 
     def stop(self) -> None:
         """Begin no more executions; give those that run their time."""
@@ -256,28 +257,17 @@ class _Service:
             raise NotReady("the server is stopping")
         return self._parts
 
-    def put(self, text: PolicyText, change: Change) -> Snapshot:
-        """Put a policy into force; called in a thread."""
-        versions = self._open.versions
-        return self._in_force(
-            versions.put(
-                text, key_name=change.key_name, note=change.note, is_expected=change.is_expected
-            )
+    def put(self, text: PolicyText, change: Change) -> InForce:
+        """Put a policy into force everywhere; called in a thread."""
+        return self._open.versions.put(
+            text, key_name=change.key_name, note=change.note, is_expected=change.is_expected
         )
 
-    def rollback(self, version: int, change: Change) -> Snapshot:
+    def rollback(self, version: int, change: Change) -> InForce:
         """Put an earlier version into force again; called in a thread."""
-        versions = self._open.versions
-        return self._in_force(
-            versions.rollback(
-                version, key_name=change.key_name, note=change.note, is_expected=change.is_expected
-            )
+        return self._open.versions.rollback(
+            version, key_name=change.key_name, note=change.note, is_expected=change.is_expected
         )
-
-    def _in_force(self, snapshot: Snapshot) -> Snapshot:
-        # First here, then everywhere: this process need not load what it has at hand.
-        self.decisions.switch(snapshot)
-        return self._open.versions.announce(snapshot)
 
     def history(self) -> PolicyHistory:
         return self._open.versions.history

@@ -10,20 +10,18 @@ from urllib.parse import parse_qs
 
 from aegis import codec
 from aegis.compiled import PolicyText
+from aegis.compiler import compile_body
 from aegis.decisions import Snapshot
 from aegis.errors import InvalidBody, InvalidQuery, NotFound, did_you_mean, named, shown
 from aegis.headers import Headers, value_of
 from aegis.server.kernel import Answer, Caller, Handler, Header, problems_json
+from aegis.sharing import InForce
 from aegis.versions import PolicyHistory
 
-__all__ = ["LONGEST_NOTE", "MOST_VERSIONS", "YAML_TYPES", "Admin", "Change", "Changes"]
+__all__ = ["LONGEST_NOTE", "MOST_VERSIONS", "Admin", "Change", "Changes"]
 
-YAML_TYPES = frozenset(
-    ("application/yaml", "application/x-yaml", "text/yaml", "text/x-yaml", "text/vnd.yaml")
-)
 LONGEST_NOTE = 1_000
 MOST_VERSIONS = 1_000
-_DOCUMENT_KEYS = ("rules", "defaults")
 _LARGEST_VERSION = 2**63 - 1
 
 
@@ -50,10 +48,10 @@ class Change:
 class Changes(Protocol):
     """What changes the policy, everywhere; called in a thread."""
 
-    def put(self, text: PolicyText, change: Change) -> Snapshot:
+    def put(self, text: PolicyText, change: Change) -> InForce:
         """Put a policy into force."""
 
-    def rollback(self, version: int, change: Change) -> Snapshot:
+    def rollback(self, version: int, change: Change) -> InForce:
         """Put an earlier version into force again."""
 
 
@@ -64,7 +62,6 @@ class Admin:
         deepest: Limit on the nesting of a JSON body.
         snapshot: The policy in force.
         history: All versions.
-        load: Loads and compiles a text.
         changes: Changes the policy.
     """
 
@@ -74,13 +71,11 @@ class Admin:
         deepest: int,
         snapshot: Callable[[], Snapshot],
         history: Callable[[], PolicyHistory],
-        load: Callable[[str | bytes], PolicyText],
         changes: Changes,
     ) -> None:
         self._deepest = deepest
         self._snapshot = snapshot
         self._history = history
-        self._load = load
         self._changes = changes
 
     # Everything here runs in a thread: other requests go on while a large policy is read, parsed
@@ -95,10 +90,10 @@ class Admin:
     async def put_policy(self, body: bytes, headers: Headers, query: str, caller: Caller) -> Answer:
         """`PUT /api/v1/policy`: validate, compile, store, switch."""
 
-        def put() -> Snapshot:
+        def put() -> InForce:
             change = _change(headers, caller, _note_of(query))
-            text = policy_text(value_of(headers, "content-type") or "", body, self._deepest)
-            return self._changes.put(self._load(text), change)
+            media_type = value_of(headers, "content-type") or ""
+            return self._changes.put(compile_body(media_type, body, self._deepest), change)
 
         return _updated(await asyncio.to_thread(put))
 
@@ -135,12 +130,14 @@ def _tag(version: int) -> Header:
     return ("etag", f'"{version}"')
 
 
-def _updated(snapshot: Snapshot) -> Answer:
+def _updated(in_force: InForce) -> Answer:
+    snapshot = in_force.snapshot
     answer = {
         "status": "updated",
         "rule_count": snapshot.rule_count,
         "version": snapshot.version,
         "sha256": snapshot.compiled.sha256,
+        "workers": in_force.workers,
         "warnings": problems_json(snapshot.compiled.warnings),
     }
     return 200, (*snapshot.headers, _tag(snapshot.version)), codec.dumps(answer)
@@ -152,31 +149,6 @@ def _policy_json(snapshot: Snapshot, history: PolicyHistory) -> bytes:
 
 
 # --- what is asked -------------------------------------------------------------------------------
-
-
-def policy_text(media_type: str, body: bytes, deepest: int) -> str | bytes:
-    """The policy's text of a body in any of its three forms.
-
-    Raises:
-        InvalidBody: It is none of them.
-    """
-    if media_type.partition(";")[0].strip().lower() in YAML_TYPES:
-        if not body:
-            raise InvalidBody("the body is empty; send the policy's YAML")
-        return body
-    value = codec.loads(body, deepest)
-    if not isinstance(value, dict):
-        raise InvalidBody(f"the body must be an object, not {named(value)}")
-    if "yaml" in value:
-        text = value["yaml"]
-        if not isinstance(text, str):
-            raise InvalidBody(f"`yaml` must be text, not {named(text)}")
-        if any(key in value for key in _DOCUMENT_KEYS):
-            raise InvalidBody("send either `yaml` or `rules` and `defaults`, not both")
-        return text
-    if not any(key in value for key in _DOCUMENT_KEYS):
-        raise InvalidBody("a policy is missing; send `yaml`, or `rules` and `defaults`")
-    return body  # the text itself, so that problems have lines
 
 
 def _change(headers: Headers, caller: Caller, note: str | None) -> Change:

@@ -322,6 +322,11 @@ def _schemas(settings: Settings) -> Schema:
                 "rule_count": {"type": "integer", "minimum": 0},
                 "version": {"type": "integer", "minimum": 1},
                 "sha256": _SHA256,
+                "workers": {
+                    "type": "integer",
+                    "minimum": 1,
+                    "description": "How many processes have it at hand.",
+                },
                 "warnings": _list_of("Problem"),
             }
         ),
