@@ -33,14 +33,14 @@ CHANGE_TIMEOUT_S = 30.0
 # Words of 64 bits at the start of the file.
 _NEWEST, _TICKET, _BELL, _DIGEST = 0, 1, 2, 4
 _DIGEST_BYTES = 32
-_SLOTS_AT = 4096
+SLOTS_AT = 4096
 # Words of a slot. A ticket that is ready has its low bit set where the policy is at hand.
 _PID, _STARTED, _READY, _VERSION = 0, 1, 2, 3
 _SLOT_WORDS = 8
-_SIZE = _SLOTS_AT + MOST_PROCESSES * _SLOT_WORDS * 8
+SIZE = SLOTS_AT + MOST_PROCESSES * _SLOT_WORDS * 8
 
 _PAUSE_S = 0.001
-_FUTEX = {"x86_64": 202, "aarch64": 98, "riscv64": 98}.get(platform.machine())
+FUTEX = {"x86_64": 202, "aarch64": 98, "riscv64": 98}.get(platform.machine())
 _FUTEX_WAIT, _FUTEX_WAKE = 0, 1
 _LIBC = ctypes.CDLL(None, use_errno=True)
 
@@ -56,6 +56,7 @@ class Workers:
 
     Attributes:
         newest: One word: the number of the newest version that is in force anywhere.
+        slot: Where in the file this process is, in words; None: it has not joined.
 
     Raises:
         StoreError: The file cannot be made.
@@ -63,17 +64,17 @@ class Workers:
 
     def __init__(self, database: str | None) -> None:
         self._path = None if database is None else f"{database}.version"
-        self._slot: int | None = None
+        self.slot: int | None = None
         self._lock = threading.Lock()
         if self._path is None:
-            self._map = mmap.mmap(-1, _SIZE)
+            self._map = mmap.mmap(-1, SIZE)
         else:
             try:
                 file = _opened(self._path)
                 try:
-                    if os.fstat(file).st_size < _SIZE:
-                        os.ftruncate(file, _SIZE)
-                    self._map = mmap.mmap(file, _SIZE)
+                    if os.fstat(file).st_size < SIZE:
+                        os.ftruncate(file, SIZE)
+                    self._map = mmap.mmap(file, SIZE)
                 finally:
                     os.close(file)
             except OSError as error:
@@ -167,23 +168,23 @@ class Workers:
 
     def join(self) -> None:
         """Be one of those that changes wait for; called by one process at a time."""
-        started = _started(os.getpid())
+        started = started_at(os.getpid())
         if started is None:
             return
-        for slot in range(_SLOTS_AT // 8, _SIZE // 8, _SLOT_WORDS):
+        for slot in range(SLOTS_AT // 8, SIZE // 8, _SLOT_WORDS):
             if not self._words[slot + _PID] or not self._lives(slot):
                 self._words[slot + _STARTED] = started
                 self._words[slot + _READY] = 0
                 self._words[slot + _VERSION] = 0
                 self._words[slot + _PID] = os.getpid()
-                self._slot = slot
+                self.slot = slot
                 return
         _log.warning("over %d processes share the database; changes do not wait for this one",
                      MOST_PROCESSES)  # fmt: skip
 
     def leave(self) -> None:
         """Be none of them any more."""
-        slot, self._slot = self._slot, None
+        slot, self.slot = self.slot, None
         # A process that was forked meanwhile has the number, but the slot is not its own.
         if slot is not None and self._words[slot + _PID] == os.getpid():
             self._words[slot + _PID] = 0
@@ -196,13 +197,13 @@ class Workers:
 
     def say_ready(self, ticket: int, *, is_at_hand: bool) -> None:
         """Say that this process has done what it could for a ticket."""
-        if self._slot is not None:
-            self._words[self._slot + _READY] = ticket | is_at_hand
+        if self.slot is not None:
+            self._words[self.slot + _READY] = ticket | is_at_hand
 
     def say_version(self, version: int) -> None:
         """Say by which version this process decides."""
-        if self._slot is not None:
-            self._words[self._slot + _VERSION] = version
+        if self.slot is not None:
+            self._words[self.slot + _VERSION] = version
 
     def versions(self) -> list[int]:
         """By which version each process that lives decides."""
@@ -216,20 +217,20 @@ class Workers:
         """Wait until the bell gives another number than this, or the time is over."""
         if self._bell.value != bell:
             return
-        if _FUTEX is None:
+        if FUTEX is None:
             time.sleep(min(timeout_s, 10 * _PAUSE_S))
             return
         limit = _Timespec(int(timeout_s), int(timeout_s % 1 * 1e9))
         _LIBC.syscall(
-            ctypes.c_long(_FUTEX), ctypes.byref(self._bell), ctypes.c_int(_FUTEX_WAIT),
+            ctypes.c_long(FUTEX), ctypes.byref(self._bell), ctypes.c_int(_FUTEX_WAIT),
             ctypes.c_uint32(bell), ctypes.byref(limit), None, ctypes.c_int(0),
         )  # fmt: skip
 
     def _ring(self) -> None:
         self._bell.value += 1
-        if _FUTEX is not None:
+        if FUTEX is not None:
             _LIBC.syscall(
-                ctypes.c_long(_FUTEX), ctypes.byref(self._bell), ctypes.c_int(_FUTEX_WAKE),
+                ctypes.c_long(FUTEX), ctypes.byref(self._bell), ctypes.c_int(_FUTEX_WAKE),
                 ctypes.c_int(2**31 - 1), None, None, ctypes.c_int(0),
             )  # fmt: skip
 
@@ -238,13 +239,13 @@ class Workers:
         self._ring()
 
     def _taken(self) -> Iterator[int]:
-        for slot in range(_SLOTS_AT // 8, _SIZE // 8, _SLOT_WORDS):
+        for slot in range(SLOTS_AT // 8, SIZE // 8, _SLOT_WORDS):
             if self._words[slot + _PID]:
                 yield slot
 
     def _lives(self, slot: int) -> bool:
         # The start tells a process from a later one with the same number.
-        return _started(int(self._words[slot + _PID])) == self._words[slot + _STARTED]
+        return started_at(int(self._words[slot + _PID])) == self._words[slot + _STARTED]
 
 
 class _Timespec(ctypes.Structure):
@@ -255,7 +256,7 @@ def _opened(path: str) -> int:
     return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
 
 
-def _started(pid: int) -> int | None:
+def started_at(pid: int) -> int | None:
     """When a process was started, in ticks since the machine was; None: it does not run."""
     try:
         text = Path(f"/proc/{pid}/stat").read_text(errors="replace")

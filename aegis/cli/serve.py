@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -42,6 +43,14 @@ class _Seconds(click.FloatRange):
         return seconds
 
 
+class _Workers(click.IntRange):
+    name = "number"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        cores = len(os.sched_getaffinity(0))
+        return int(super().convert(cores if value == "auto" else value, param, ctx))
+
+
 _POSITIVE = _Seconds(min=0, min_open=True, max=86_400)
 
 
@@ -49,7 +58,7 @@ _POSITIVE = _Seconds(min=0, min_open=True, max=86_400)
 @click.argument("policy", envvar="AEGIS_POLICY", type=click.Path())
 @_option("--host", default="127.0.0.1", help="Address to listen on.")
 @_option("--port", type=click.IntRange(0, 65535), default=8000, help="Port; 0 takes a free one.")
-@_option("--workers", type=click.IntRange(1, 256), default=1, help="Processes.")
+@_option("--workers", type=_Workers(1, 256), default=1, help="Processes; `auto`: one a core.")
 @_option("--audit-db", default=_DEFAULTS.audit_db, help="Database; `:memory:` keeps nothing.")
 @_option("--executor", metavar="MODULE:CLASS", help="What does the actions.")
 @_option("--reset-policy", is_flag=True, help="Go back to the file where a policy was put since.")
