@@ -27,6 +27,10 @@ __all__ = ["InForce", "PolicyVersions"]
 
 _log = logging.getLogger("aegis.policy")
 
+_REPLACED = (
+    "the policy file has changed: it replaces version %d, which was put meanwhile and stays in the"
+    " history"
+)
 READY_TIMEOUT_S = 5.0
 """How long a change waits for processes that live and do not get ready for it."""
 _KEPT_VERSIONS = 2
@@ -100,6 +104,7 @@ class PolicyVersions:
         if file is None and newest is not None and newest.version == self.newest[0]:
             return self._loaded(newest)
         with self._workers.changing():
+            self._workers.forget_failures()
             newest = self.history.newest()
             text = self._chosen(file, newest, reset=reset)
             if text is not None:
@@ -124,11 +129,7 @@ class PolicyVersions:
         last = self.history.newest("file")
         if newest is None or last is None or last.sha256 != file.sha256:
             if newest is not None and newest.origin != "file":
-                _log.warning(
-                    "the policy file has changed: it replaces version %d, which was put meanwhile"
-                    " and stays in the history",
-                    newest.version,
-                )
+                _log.warning(_REPLACED, newest.version)
             return file
         if newest.origin == "file":
             return None
@@ -195,10 +196,56 @@ class PolicyVersions:
             PolicyError: This release refuses what an older one took.
         """
         stored = self.history.find(version)
-        source = self.history.source(version)
-        text = PolicyText(source, self._files.find(stored.sha256) or compile_source(source))
+        text = self.text_of(self.history.source(version), stored.sha256)
         said = f"back to version {version}" if note is None else note
         return self.put(text, "rollback", key_name=key_name, note=said, is_expected=is_expected)
+
+    # --- the policy file -------------------------------------------------------------------------
+
+    def is_file(self, sha256: str) -> bool:
+        """Whether this is the text that was last loaded from the policy file."""
+        last = self.history.newest("file")
+        return last is not None and last.sha256 == sha256
+
+    def text_of(self, source: str, sha256: str) -> PolicyText:
+        """A text and what is compiled of it, now or before.
+
+        Raises:
+            PolicyError: The policy is refused.
+        """
+        return PolicyText(source, self._files.find(sha256) or compile_source(source))
+
+    def put_file(self, text: PolicyText) -> InForce:
+        """Put the policy file into force, unless another process has just done that.
+
+        Raises:
+            StoreError: It could not be stored; nothing has changed then.
+        """
+        with self._workers.changing():
+            if not self.is_file(text.sha256):
+                newest = self.history.newest()
+                if newest is not None and newest.origin != "file":
+                    _log.warning(_REPLACED, newest.version)
+                return self._put(text, "file")
+        return self.in_force()
+
+    def in_force(self) -> InForce:
+        """The policy in force, without a change."""
+        snapshot = self.compile_newest()
+        workers = self._workers.versions().count(snapshot.version)
+        return InForce(snapshot, max(workers, 1))
+
+    def say_file_failed(self, why: str | None) -> None:
+        """Tell all processes why the policy file could not be loaded; None: it was."""
+        self._workers.say_file_failed(why)
+
+    def file_failures(self) -> tuple[int, str | None]:
+        """How often that was, and why it is so now."""
+        return self._workers.file_failures()
+
+    def is_first_to_watch(self) -> bool:
+        """Whether it is this process that reloads a file that several watch."""
+        return self._workers.is_first_to_watch()
 
     def _put(
         self,
@@ -231,12 +278,15 @@ class PolicyVersions:
 
     # --- following -------------------------------------------------------------------------------
 
-    def follow(self, snapshot: Snapshot, switch: Callable[[Snapshot], object]) -> None:
+    def follow(
+        self, snapshot: Snapshot, switch: Callable[[Snapshot], object], *, watches: bool = False
+    ) -> None:
         """Be one of the processes that get ready for changes and switch by themselves.
 
         Args:
             snapshot: What this process decides by.
             switch: Called with each newer policy, in a thread.
+            watches: Whether this process watches the policy file.
 
         Raises:
             StoreError: Another process does not end its write.
@@ -244,6 +294,8 @@ class PolicyVersions:
         self._prepared = snapshot.compiled
         with self._store.turn():
             self._workers.join()
+            if watches:
+                self._workers.watches_file()
         self._follower = _Follower(self, self._workers, snapshot.version, switch)
 
     def load_newest(self) -> Snapshot:

@@ -31,11 +31,12 @@ CHANGE_TIMEOUT_S = 30.0
 """How long a change waits for another one to end."""
 
 # Words of 64 bits at the start of the file.
-_NEWEST, _TICKET, _BELL, _DIGEST = 0, 1, 2, 4
+_NEWEST, _TICKET, _BELL, _FAILURES, _DIGEST = 0, 1, 2, 3, 4
 _DIGEST_BYTES = 32
+_FAILURE_AT = 1024  # why the policy file was refused
 SLOTS_AT = 4096
 # Words of a slot. A ticket that is ready has its low bit set where the policy is at hand.
-_PID, _STARTED, _READY, _VERSION = 0, 1, 2, 3
+_PID, _STARTED, _READY, _VERSION, _WATCHES = 0, 1, 2, 3, 4
 _SLOT_WORDS = 8
 SIZE = SLOTS_AT + MOST_PROCESSES * _SLOT_WORDS * 8
 
@@ -176,6 +177,7 @@ class Workers:
                 self._words[slot + _STARTED] = started
                 self._words[slot + _READY] = 0
                 self._words[slot + _VERSION] = 0
+                self._words[slot + _WATCHES] = 0
                 self._words[slot + _PID] = os.getpid()
                 self.slot = slot
                 return
@@ -204,6 +206,37 @@ class Workers:
         """Say by which version this process decides."""
         if self.slot is not None:
             self._words[self.slot + _VERSION] = version
+
+    def watches_file(self) -> None:
+        """Say that this process watches the policy file."""
+        if self.slot is not None:
+            self._words[self.slot + _WATCHES] = 1
+
+    def is_first_to_watch(self) -> bool:
+        """Whether no process before this one that lives watches the policy file."""
+        for slot in self._taken():
+            if slot == self.slot:
+                return True
+            if self._words[slot + _WATCHES] and self._lives(slot):
+                return False
+        return True
+
+    def say_file_failed(self, why: str | None) -> None:
+        """Say why the policy file could not be loaded; None: it was."""
+        text = b"" if why is None else why.encode()[: SLOTS_AT - _FAILURE_AT]
+        self._map[_FAILURE_AT:SLOTS_AT] = text.ljust(SLOTS_AT - _FAILURE_AT, b"\0")
+        if why is not None:
+            self._words[_FAILURES] += 1
+
+    def file_failures(self) -> tuple[int, str | None]:
+        """How often the policy file could not be loaded, and why it cannot be now."""
+        text = bytes(self._map[_FAILURE_AT:SLOTS_AT]).rstrip(b"\0").decode(errors="replace")
+        return int(self._words[_FAILURES]), text or None
+
+    def forget_failures(self) -> None:
+        """Count anew."""
+        self.say_file_failed(None)
+        self._words[_FAILURES] = 0
 
     def versions(self) -> list[int]:
         """By which version each process that lives decides."""

@@ -46,7 +46,7 @@ def _place(command: Callable[..., None]) -> Callable[..., None]:
 
 @click.group()
 def policy() -> None:
-    """List, show and compare the versions of a policy, and go back to an earlier one."""
+    """List, show and compare the versions of a policy, go back to one, load the file again."""
 
 
 @policy.command("list")
@@ -126,6 +126,25 @@ def rollback(version: int, note: str | None, url: str | None, database: str) -> 
     with _versions(url, database) as versions:
         number = versions.rollback(version, note)
     click.echo(f"version {number} is in force, with the text of version {version}")
+
+
+@policy.command("reload")
+@click.option(
+    "--url",
+    metavar="URL",
+    default="http://127.0.0.1:8000",
+    envvar="AEGIS_URL",
+    show_envvar=True,
+    show_default=True,
+    help="A running server; AEGIS_ADMIN_KEY or AEGIS_API_KEY is its key.",
+)
+def reload(url: str) -> None:
+    """Let a running server load its policy file again."""
+    answer = Remote(url).ask("POST", "/reload")
+    click.echo(f"version {answer['version']} is in force, {answer['rule_count']} rules")
+    for odd in answer["warnings"]:
+        line = "" if odd["line"] is None else f"line {odd['line']}: "
+        click.echo(f"{paint('warning:', 'yellow')} {line}{odd['message']}")
 
 
 # --- whose versions ------------------------------------------------------------------------------

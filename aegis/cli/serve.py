@@ -62,6 +62,7 @@ _POSITIVE = _Seconds(min=0, min_open=True, max=86_400)
 @_option("--audit-db", default=_DEFAULTS.audit_db, help="Database; `:memory:` keeps nothing.")
 @_option("--executor", metavar="MODULE:CLASS", help="What does the actions.")
 @_option("--reset-policy", is_flag=True, help="Go back to the file where a policy was put since.")
+@_option("--watch", is_flag=True, help="Load POLICY again when it changes.")
 @_option("--keys", metavar="FILE", help="Keys and their roles; read again when it changes.")
 @_option("--allow-unauthenticated", is_flag=True, help="Serve other machines without keys.")
 @_option("--allowed-hosts", multiple=True, help="Further Host names, without keys; by commas.")
@@ -109,6 +110,7 @@ def serve(
     audit_db: str,
     executor: str | None,
     reset_policy: bool,
+    watch: bool,
     keys: str | None,
     allow_unauthenticated: bool,
     allowed_hosts: tuple[str, ...],
@@ -139,6 +141,8 @@ def serve(
         body_timeout_s=body_timeout,
         execute_timeout_s=execute_timeout,
         audit_timeout_s=audit_timeout,
+        policy_file=policy,
+        watch=watch,
     )
     try:
         file = policy_text_of(policy, audit_db)

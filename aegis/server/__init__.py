@@ -17,10 +17,11 @@ from aegis.compiled import CompiledFiles, PolicyText, compiled
 from aegis.compiler import YAML_TYPES
 from aegis.config import Settings, keys_from
 from aegis.decisions import DecisionPoint
-from aegis.errors import ConfigError, NotReady, shown
+from aegis.errors import ConfigError, NotFound, NotReady, shown
 from aegis.execution import Enforcer, Executor, NoOpExecutor
 from aegis.keys import KeyRing, Permission, environment_keys, read_keys
 from aegis.policies import LoadedPolicy, Policy, load_text, read_policy
+from aegis.reloading import PolicyFile
 from aegis.server import openapi
 from aegis.server.admin import Admin, Change
 from aegis.server.api import Api
@@ -88,6 +89,7 @@ def create_app(
         keys_file=keys_file,
         allow_unauthenticated=allow_unauthenticated,
         allowed_hosts=frozenset(allowed_hosts),
+        policy_file=None if policy_path is None or policy is not None else str(policy_path),
     )
     if policy is not None:
         file = PolicyText(policy.source, compiled(LoadedPolicy(policy, policy.source)))
@@ -145,7 +147,13 @@ def build_app(
         session_id: Of actions that name none; the same for all workers of a server.
     """
     service = _Service(settings, file, executor or NoOpExecutor(), session_id or uuid.uuid4().hex)
-    api = Api(settings, service.decisions.snapshot, service.enforcer, service.audit)
+    api = Api(
+        settings,
+        service.decisions.snapshot,
+        service.enforcer,
+        service.audit,
+        service.file_failures,
+    )
     admin = Admin(
         deepest=settings.deepest_nesting,
         snapshot=service.decisions.snapshot,
@@ -171,6 +179,7 @@ def build_app(
             _JSON_TYPES | YAML_TYPES,
         ),
         ("POST", "/api/v1/policy/rollback"): Route(admin.rollback, Permission.CHANGE_POLICY, body),
+        ("POST", "/api/v1/policy/reload"): Route(admin.reload, Permission.CHANGE_POLICY),
         ("GET", "/api/v1/policy/versions"): Route(admin.versions, Permission.READ),
         ("GET", "/api/v1/policy/versions/{version}"): Route(
             admin.version("{version}"), Permission.READ, of_item=admin.version
@@ -186,6 +195,7 @@ class _Open:
     """What an open service holds, and how all of it is closed again."""
 
     versions: PolicyVersions
+    policy_file: PolicyFile | None
     audit: AuditLog
     enforcer: Enforcer
     closing: ExitStack
@@ -227,9 +237,15 @@ class _Service:
                 await enforcer.setup()
             except (Exception, SystemExit) as error:
                 raise ConfigError(f"the executor's setup failed: {error}") from error
-            self._parts = _Open(versions, audit, enforcer, opened.pop_all())
+            versions.follow(snapshot, self.decisions.switch, watches=settings.watch)
+            policy_file = None
+            if settings.policy_file is not None:
+                policy_file = PolicyFile(settings.policy_file, versions)
+                opened.callback(policy_file.stop)
+                if settings.watch:
+                    policy_file.watch()
+            self._parts = _Open(versions, policy_file, audit, enforcer, opened.pop_all())
         self.decisions.begin(snapshot, versions.newest, versions.load_newest)
-        versions.follow(snapshot, self.decisions.switch)
 
     def stop(self) -> None:
         """Begin no more executions; give those that run their time."""
@@ -268,6 +284,17 @@ class _Service:
         return self._open.versions.rollback(
             version, key_name=change.key_name, note=change.note, is_expected=change.is_expected
         )
+
+    def reload(self) -> InForce:
+        """Load the policy file again; called in a thread."""
+        policy_file = self._open.policy_file
+        if policy_file is None:
+            raise NotFound("this server was started without a policy file; put a policy instead")
+        return policy_file.reload()
+
+    def file_failures(self) -> tuple[int, str | None]:
+        """How often the policy file could not be loaded, and why it cannot be now."""
+        return self._open.versions.file_failures()
 
     def history(self) -> PolicyHistory:
         return self._open.versions.history

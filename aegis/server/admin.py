@@ -54,6 +54,9 @@ class Changes(Protocol):
     def rollback(self, version: int, change: Change) -> InForce:
         """Put an earlier version into force again."""
 
+    def reload(self) -> InForce:
+        """Put the policy file into force, where it has changed."""
+
 
 class Admin:
     """The handlers.
@@ -102,6 +105,10 @@ class Admin:
         version, note = _rollback_of(codec.loads(body, self._deepest))
         change = _change(headers, caller, note)
         return _updated(await asyncio.to_thread(self._changes.rollback, version, change))
+
+    async def reload(self, _body: bytes, _headers: Headers, _query: str, _caller: Caller) -> Answer:
+        """`POST /api/v1/policy/reload`: load the policy file again."""
+        return _updated(await asyncio.to_thread(self._changes.reload))
 
     async def versions(
         self, _body: bytes, _headers: Headers, query: str, _caller: Caller

@@ -339,7 +339,24 @@ def _schemas(settings: Settings) -> Schema:
             },
             description="One thing that is wrong with a policy, or odd about it.",
         ),
-        "Health": _object({"status": {"const": "ok"}, "version": _TEXT}, optional=("version",)),
+        "Health": _object(
+            {
+                "status": {"const": "ok"},
+                "version": _TEXT,
+                "policy_file": _object(
+                    {
+                        "failures": {
+                            "type": "integer",
+                            "minimum": 1,
+                            "description": "How often it could not be loaded since the start.",
+                        },
+                        "error": {**_TEXT_OR_NULL, "description": "Why it cannot be now."},
+                    },
+                    description="Where it could not be loaded; the policy in force stays.",
+                ),
+            },
+            optional=("version", "policy_file"),
+        ),
         **{
             f"Error{status}": _object(
                 {
@@ -588,6 +605,15 @@ OPERATIONS: dict[tuple[str, str], Schema] = {
         "responses": {
             "200": _answer("It.", _ref("PolicyVersionWithSource")),
             **_refusals(401, 404, 503),
+        },
+    },
+    ("POST", "/api/v1/policy/reload"): {
+        "operationId": "reloadPolicy",
+        "summary": "Load the policy file again",
+        "description": "A file that has not changed since it was last loaded changes nothing.",
+        "responses": {
+            "200": _answer("It is in force.", _ref("PolicyUpdated"), versioned=True, tagged=True),
+            **_refusals(400, 401, 404, 503),
         },
     },
     ("POST", "/api/v1/policy/rollback"): {

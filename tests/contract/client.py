@@ -10,6 +10,7 @@ import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
@@ -41,6 +42,7 @@ AUDIT = "/api/v1/audit"
 POLICY_PATH = "/api/v1/policy"
 VERSIONS = "/api/v1/policy/versions"
 ROLLBACK = "/api/v1/policy/rollback"
+RELOAD = "/api/v1/policy/reload"
 
 interface = "asgi"
 """What is spoken now, `asgi` or `rsgi`, unless a test says what only ASGI can say."""
@@ -313,6 +315,14 @@ def app_of(policy: str = POLICY, **options: Any) -> App:
     """An application of a policy's text that keeps nothing, unless the options say otherwise."""
     options.setdefault("audit_db_path", ":memory:")
     return create_app(policy=load_text(policy).policy, **options)
+
+
+def app_of_file(folder: Path, policy: str = POLICY, **options: Any) -> App:
+    """An application of a policy file in a folder."""
+    path = folder / "policy.yaml"
+    path.write_text(policy, encoding="utf-8")
+    options.setdefault("audit_db_path", ":memory:")
+    return create_app(path, **options)
 
 
 @asynccontextmanager

@@ -21,10 +21,12 @@ from tests.contract.client import (
     EVALUATE,
     EXECUTE,
     POLICY_PATH,
+    RELOAD,
     ROLLBACK,
     VERSIONS,
     Client,
     app_of,
+    app_of_file,
     routes_of,
     served,
 )
@@ -121,13 +123,14 @@ ASKED: list[tuple[str, str, Any]] = [
     ("POST", ROLLBACK, {"version": 1}),
     ("POST", ROLLBACK, {"version": 99}),
     ("POST", ROLLBACK, {"version": "1"}),
+    ("POST", RELOAD, None),
     ("GET", "/nope", None),
 ]
 
 
 @pytest.fixture(scope="module")
-def client() -> Any:
-    with served() as made:
+def client(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    with served(app_of_file(tmp_path_factory.mktemp("policy"))) as made:
         made.post(EXECUTE, {"action_type": "read"})
         yield made
 

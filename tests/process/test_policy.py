@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.process.server import POLICY, Ended, Server, end_of, free_port
+from tests.process.server import POLICY, Ended, Server, end_of, free_port, until
 
 TEXT = 'rules:\n  - {name: put, match: {type: "*"}, approval: auto}\n'
 
@@ -102,3 +104,35 @@ def test_key_of_the_environment_is_used(tmp_path: Path) -> None:
         unknown = policy(tmp_path, "list", "--url", server.url)
     assert (listed.code, refused.code, done.code, unknown.code) == (0, 2, 0, 2)
     assert "forbidden" in refused.stderr or "may not" in refused.stderr
+
+
+def test_file_is_loaded_again_when_the_server_is_told_to(tmp_path: Path) -> None:
+    with Server(tmp_path, "--workers", "2") as server:
+        (tmp_path / "policy.yaml").write_text(TEXT)
+        assert {server.rule_for("read") for _ in range(10)} == {"reads"}
+        done = policy(tmp_path, "reload", "--url", server.url)
+        assert done.stdout == "version 2 is in force, 1 rules\n"
+        assert {server.rule_for("read") for _ in range(10)} == {"put"}
+        (tmp_path / "policy.yaml").write_text("rules: [{nam: a}]")
+        refused = policy(tmp_path, "reload", "--url", server.url)
+        assert (refused.code, refused.stdout) == (2, "")
+        assert "unknown key `nam`" in refused.stderr
+        assert {server.rule_for("read") for _ in range(10)} == {"put"}
+
+
+def test_file_that_is_watched_is_loaded_when_it_changes(tmp_path: Path) -> None:
+    with Server(tmp_path, "--workers", "2", "--watch") as server:
+        (tmp_path / "new.yaml").write_text(TEXT)
+        (tmp_path / "new.yaml").replace(tmp_path / "policy.yaml")
+        until(lambda: server.rule_for("read") == "put", "the new file is in force")
+        # Whichever worker it was that looks at the file, another one does when it is gone.
+        victim = min(server.children)
+        os.kill(victim, signal.SIGKILL)
+        until(lambda: len(server.children - {victim}) == 2, "another one is there")
+        (tmp_path / "policy.yaml").write_text("rules: [{nam: a}]")
+        until(lambda: "policy.yaml:1: " in server.stderr, "it is refused")
+        ready = json.loads(server.ask("GET", "/health/ready").body)
+        assert ready["policy_file"]["failures"] >= 1
+        (tmp_path / "policy.yaml").write_text(TEXT.replace("put", "third"))
+        until(lambda: server.rule_for("read") == "third", "the third file is in force")
+        assert server.ask("GET", "/api/v1/policy").json()["version"] == 3
