@@ -32,6 +32,8 @@ class Settings:
         audit_timeout_s: For a record to be committed before the answer is withheld.
         drain_timeout_s: For running executions when the server stops.
         queued_records: Records that may wait for their commit.
+        policy_file: Where the policy can be read again; None: there is no file.
+        watch: Whether it is read again when it changes.
     """
 
     audit_db: str = "aegis_audit.db"
@@ -49,6 +51,8 @@ class Settings:
     audit_timeout_s: float = 5.0
     drain_timeout_s: float = 10.0
     queued_records: int = 100_000
+    policy_file: str | None = None
+    watch: bool = False
 
     @property
     def is_keyless(self) -> bool:

@@ -11,7 +11,7 @@ import math
 import re
 from dataclasses import dataclass
 from datetime import date
-from typing import Any
+from typing import Any, NoReturn
 
 import yaml
 
@@ -23,6 +23,7 @@ MOST_EXPANDED_NODES = 100_000
 """How many nodes aliases may add to those that are written."""
 DEEPEST_NESTING = 64
 _INTEGERS = range(-(2**63), 2**64)
+_MOST_DIGITS = 20
 HALF_A_PAIR = "holds half of a surrogate pair, which is no character"
 _NO_NUMBER = "is not a number that JSON has, of 64 bits at most"
 
@@ -54,8 +55,12 @@ def read_document(source: str) -> Document:
     Raises:
         PolicyError: It is no YAML, or cannot be read on.
     """
-    if source.lstrip(" \t\r\n").startswith("{") and _is_json(source):
-        return _JsonReader(source).read()
+    if source.lstrip(" \t\r\n").startswith("{"):
+        document = _read_line(source)
+        if document is not None:
+            return document
+        if _is_json(source):
+            return _JsonReader(source).read()
     return _YamlReader(source).read()
 
 
@@ -86,6 +91,81 @@ def _is_json(source: str) -> bool:
         json.loads(source, parse_int=str)
     except (ValueError, RecursionError):
         return False
+    return True
+
+
+_HALF_OF_A_PAIR = re.compile(r"\\u[dD][89a-fA-F]")
+"""What may be half of a pair, written as an escape."""
+
+
+class _Doubtful(Exception):
+    """Something that the reader of tokens has to look at."""
+
+
+class _FirstLine(dict[int, dict[Any, int]]):
+    """The lines of a text that has but one."""
+
+    def get(self, _key: object, _default: object = None) -> Any:
+        return {None: 1}
+
+
+def _read_line(source: str) -> Document | None:
+    """Read JSON that stands in one line, as programs send it; None: it must be read with more care.
+
+    Cost: a sixth of that of the reader of tokens.
+    """
+    if "\n" in source.rstrip() or _HALF_OF_A_PAIR.search(source):
+        return None
+    try:
+        value = json.loads(
+            source,
+            object_pairs_hook=_members,
+            parse_int=_integer,
+            parse_float=_float,
+            parse_constant=_refuse,
+        )
+    except (ValueError, RecursionError, _Doubtful):
+        return None
+    return None if _is_deep(value) else Document(value, _FirstLine(), Problems())
+
+
+def _members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    members = dict(pairs)
+    if len(members) != len(pairs):  # a key stands twice
+        raise _Doubtful
+    return members
+
+
+def _integer(text: str) -> int:
+    value = int(text) if len(text) <= _MOST_DIGITS else _INTEGERS.stop
+    if value not in _INTEGERS:
+        raise _Doubtful
+    return value
+
+
+def _float(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise _Doubtful
+    return value
+
+
+def _refuse(_text: str) -> NoReturn:
+    raise _Doubtful
+
+
+def _is_deep(value: Any) -> bool:
+    """Whether containers stand deeper in each other than they may."""
+    level = [value]
+    for _ in range(DEEPEST_NESTING):
+        level = [
+            member
+            for container in level
+            for member in (container.values() if isinstance(container, dict) else container)
+            if isinstance(member, dict | list)
+        ]
+        if not level:
+            return False
     return True
 
 

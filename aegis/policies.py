@@ -40,6 +40,7 @@ __all__ = [
     "LARGEST_POLICY_BYTES",
     "LoadedPolicy",
     "Policy",
+    "decoded_policy",
     "load_document",
     "load_text",
     "read_policy",
@@ -195,7 +196,7 @@ def load_text(text: str | bytes) -> LoadedPolicy:
     Raises:
         PolicyError: With every problem of the text, each with its line.
     """
-    source = _decoded(text)
+    source = decoded_policy(text)
     document = read_document(source)
     checker = _Checker(document.lines, document.problems)
     policy = _made(Policy, checker.document(document.value))
@@ -214,7 +215,12 @@ def load_document(document: object) -> LoadedPolicy:
     return LoadedPolicy(policy, policy.source, tuple(checker.warnings.all()))
 
 
-def _decoded(text: str | bytes) -> str:
+def decoded_policy(text: str | bytes) -> str:
+    """A policy's text as it is kept, and as its digest is taken of.
+
+    Raises:
+        PolicyError: It is too large, or no text.
+    """
     data = text if isinstance(text, bytes) else text.encode(errors="surrogatepass")
     if len(data) > LARGEST_POLICY_BYTES:
         raise PolicyError([Problem(f"over {LARGEST_POLICY_BYTES} bytes; split the policy")])

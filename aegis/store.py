@@ -10,17 +10,16 @@ import os
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import apsw
 
-from aegis.errors import PreconditionFailed, StoreError, shown
+from aegis.errors import StoreError, shown
 
-__all__ = ["Connection", "PolicyVersion", "Store"]
+__all__ = ["Connection", "Store"]
 
 Connection = apsw.Connection
 Value = str | int | None
@@ -82,29 +81,10 @@ ALTER TABLE record ADD COLUMN key_name INTEGER REFERENCES word;
 ALTER TABLE policy_version ADD COLUMN key_name TEXT;
 """
 
-MIGRATIONS = (_SCHEMA_1, _SCHEMA_2)
+_POLICY_NOTE = "ALTER TABLE policy_version ADD COLUMN note TEXT"
+
+MIGRATIONS = (_SCHEMA_1, _SCHEMA_2, _POLICY_NOTE)
 """What leads from each `user_version` to the next."""
-
-
-@dataclass(frozen=True, slots=True)
-class PolicyVersion:
-    """A policy as it was put into force.
-
-    Attributes:
-        version: 1, 2, 3, … over all origins.
-        sha256: Of the source, in hexadecimal.
-        origin: `file` or `put`.
-        created_us: When, in microseconds since the epoch.
-        source: The policy's text.
-        key_name: Whose key put it; None for a file, and where there were no keys.
-    """
-
-    version: int
-    sha256: str
-    origin: str
-    created_us: int
-    source: str
-    key_name: str | None = None
 
 
 class Store:
@@ -294,54 +274,6 @@ class Store:
             if self._lock_file >= 0:
                 os.close(self._lock_file)
                 self._lock_file = -1
-
-    # --- policy versions -------------------------------------------------------------------------
-
-    def newest_policy(self, origin: str | None = None) -> PolicyVersion | None:
-        """The newest version, of all or of one origin; None where there is none."""
-        where = "" if origin is None else "WHERE origin = ?"
-        with self.reading() as connection:
-            rows: list[Any] = connection.execute(
-                "SELECT version, sha256, origin, created_us, source, key_name FROM policy_version"
-                f" {where} ORDER BY version DESC LIMIT 1",
-                () if origin is None else (origin,),
-            ).fetchall()
-        return PolicyVersion(*rows[0]) if rows else None
-
-    def add_policy(
-        self,
-        sha256: str,
-        origin: str,
-        created_us: int,
-        source: str,
-        *,
-        key_name: str | None = None,
-        is_expected: Callable[[int], bool] = lambda _: True,
-    ) -> PolicyVersion:
-        """Store a policy as the newest version.
-
-        Args:
-            sha256: Of the source.
-            origin: `file` or `put`.
-            created_us: Now, in microseconds since the epoch.
-            source: The policy's text.
-            key_name: Whose key put it.
-            is_expected: Says whether a policy may follow the version that is the newest now.
-
-        Raises:
-            StoreError: It could not be stored.
-            PreconditionFailed: It may not follow.
-        """
-        with self.transaction() as connection:
-            newest = connection.execute("SELECT max(version) FROM policy_version").get or 0
-            if not is_expected(newest):
-                raise PreconditionFailed(f"version {newest} is in force; look at it first")
-            rows: list[Any] = connection.execute(
-                "INSERT INTO policy_version (sha256, origin, created_us, source, key_name)"
-                " VALUES (?, ?, ?, ?, ?) RETURNING version",
-                (sha256, origin, created_us, source, key_name),
-            ).fetchall()
-        return PolicyVersion(rows[0][0], sha256, origin, created_us, source, key_name)
 
 
 def insert_many(connection: Connection, into: str, rows: list[tuple[Value, ...]]) -> None:

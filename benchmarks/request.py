@@ -12,11 +12,12 @@ import orjson
 from aegis import codec
 from aegis.bench import workload
 from aegis.bench.measure import figures, quiet, ratio, turns
+from aegis.compiled import compiled
 from aegis.config import Settings
 from aegis.decisions import Snapshot
 from aegis.policies import LoadedPolicy, Policy
 from aegis.server.api import Api
-from aegis.store import PolicyVersion
+from aegis.versions import PolicyVersion
 
 ACTIONS = 1_000
 REPEATS = 3
@@ -57,9 +58,9 @@ def body(rules: int) -> bytes:
 def api(rules: int) -> Api:
     """The handlers over a policy, without what evaluating does not touch."""
     policy = Policy(workload.policy(rules).rules)
-    loaded = LoadedPolicy(policy, "")
-    snapshot = Snapshot(loaded, PolicyVersion(1, loaded.sha256, "file", 0, ""))
-    return Api(Settings(), lambda: snapshot, _nobody, _nobody)
+    ready = compiled(LoadedPolicy(policy, ""))
+    snapshot = Snapshot(ready, PolicyVersion(1, ready.sha256, "file", 0))
+    return Api(Settings(), lambda: snapshot, _nobody, _nobody, _nobody)
 
 
 def _nobody() -> NoReturn:

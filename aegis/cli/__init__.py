@@ -13,6 +13,7 @@ from aegis.cli.completion import completion
 from aegis.cli.evaluate import evaluate
 from aegis.cli.init import init
 from aegis.cli.keys import keys
+from aegis.cli.policy import policy
 from aegis.cli.serve import serve
 from aegis.cli.terminal import paint, wants_no_color
 from aegis.cli.validate import validate
@@ -59,5 +60,5 @@ def main() -> None:
         logging.addLevelName(level, logging.getLevelName(level).lower())
 
 
-for command in (init, validate, evaluate, serve, keys, bench, completion):
+for command in (init, validate, evaluate, serve, policy, keys, bench, completion):
     main.add_command(command)

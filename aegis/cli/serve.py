@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -12,7 +13,7 @@ import click
 from aegis.cli.terminal import print_problems
 from aegis.config import Settings, keys_from
 from aegis.errors import PolicyError
-from aegis.server import load_policy_file
+from aegis.server import policy_text_of
 
 __all__ = ["serve"]
 
@@ -42,6 +43,14 @@ class _Seconds(click.FloatRange):
         return seconds
 
 
+class _Workers(click.IntRange):
+    name = "number"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        cores = len(os.sched_getaffinity(0))
+        return int(super().convert(cores if value == "auto" else value, param, ctx))
+
+
 _POSITIVE = _Seconds(min=0, min_open=True, max=86_400)
 
 
@@ -49,10 +58,11 @@ _POSITIVE = _Seconds(min=0, min_open=True, max=86_400)
 @click.argument("policy", envvar="AEGIS_POLICY", type=click.Path())
 @_option("--host", default="127.0.0.1", help="Address to listen on.")
 @_option("--port", type=click.IntRange(0, 65535), default=8000, help="Port; 0 takes a free one.")
-@_option("--workers", type=click.IntRange(1, 256), default=1, help="Processes.")
+@_option("--workers", type=_Workers(1, 256), default=1, help="Processes; `auto`: one a core.")
 @_option("--audit-db", default=_DEFAULTS.audit_db, help="Database; `:memory:` keeps nothing.")
 @_option("--executor", metavar="MODULE:CLASS", help="What does the actions.")
 @_option("--reset-policy", is_flag=True, help="Go back to the file where a policy was put since.")
+@_option("--watch", is_flag=True, help="Load POLICY again when it changes.")
 @_option("--keys", metavar="FILE", help="Keys and their roles; read again when it changes.")
 @_option("--allow-unauthenticated", is_flag=True, help="Serve other machines without keys.")
 @_option("--allowed-hosts", multiple=True, help="Further Host names, without keys; by commas.")
@@ -100,6 +110,7 @@ def serve(
     audit_db: str,
     executor: str | None,
     reset_policy: bool,
+    watch: bool,
     keys: str | None,
     allow_unauthenticated: bool,
     allowed_hosts: tuple[str, ...],
@@ -130,9 +141,11 @@ def serve(
         body_timeout_s=body_timeout,
         execute_timeout_s=execute_timeout,
         audit_timeout_s=audit_timeout,
+        policy_file=policy,
+        watch=watch,
     )
     try:
-        file = load_policy_file(policy)
+        file = policy_text_of(policy, audit_db)
     except PolicyError as error:
         print_problems(policy, error.problems, err=True)
         sys.exit(2)

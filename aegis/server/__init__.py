@@ -6,28 +6,32 @@ import asyncio
 import logging
 import os
 import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
 from aegis.audit import AuditLog
 from aegis.auth import Gate
+from aegis.compiled import CompiledFiles, PolicyText, compiled
+from aegis.compiler import YAML_TYPES
 from aegis.config import Settings, keys_from
-from aegis.decisions import DecisionPoint, Snapshot
-from aegis.errors import ConfigError, NotReady, shown
+from aegis.decisions import DecisionPoint
+from aegis.errors import ConfigError, NotFound, NotReady, shown
 from aegis.execution import Enforcer, Executor, NoOpExecutor
 from aegis.keys import KeyRing, Permission, environment_keys, read_keys
 from aegis.policies import LoadedPolicy, Policy, load_text, read_policy
+from aegis.reloading import PolicyFile
 from aegis.server import openapi
-from aegis.server.admin import YAML_TYPES, Admin
+from aegis.server.admin import Admin, Change
 from aegis.server.api import Api
 from aegis.server.app import App
 from aegis.server.kernel import Lifecycle, Route
-from aegis.sharing import PolicyVersions
+from aegis.sharing import InForce, PolicyVersions
 from aegis.store import Store
+from aegis.versions import PolicyHistory
 
-__all__ = ["build_app", "create_app", "load_policy_file"]
+__all__ = ["build_app", "create_app", "load_policy_file", "policy_text_of"]
 
 _log = logging.getLogger("aegis.server")
 
@@ -85,25 +89,44 @@ def create_app(
         keys_file=keys_file,
         allow_unauthenticated=allow_unauthenticated,
         allowed_hosts=frozenset(allowed_hosts),
+        policy_file=None if policy_path is None or policy is not None else str(policy_path),
     )
     if policy is not None:
-        file = LoadedPolicy(policy, policy.source)
+        file = PolicyText(policy.source, compiled(LoadedPolicy(policy, policy.source)))
     elif policy_path is not None:
-        file = load_policy_file(policy_path)
+        file = policy_text_of(policy_path, settings.audit_db)
     else:
-        file = load_text("")
+        file = CompiledFiles(settings.audit_db).load("")
     return build_app(settings, file=file, executor=executor)
 
 
 def load_policy_file(path: str | Path) -> LoadedPolicy:
-    """Load a policy file for a server.
+    """Load a policy file.
 
     Raises:
         PolicyError: It is refused.
         ConfigError: It cannot be read.
     """
+    return load_text(_read(path))
+
+
+def policy_text_of(path: str | Path, database: str) -> PolicyText:
+    """Load a policy file for a server.
+
+    Args:
+        path: The policy file.
+        database: The server's; what was compiled for it before is not parsed again.
+
+    Raises:
+        PolicyError: It is refused.
+        ConfigError: It cannot be read.
+    """
+    return CompiledFiles(database).load(_read(path))
+
+
+def _read(path: str | Path) -> bytes:
     try:
-        return load_text(read_policy(path))
+        return read_policy(path)
     except OSError as error:
         raise ConfigError(f"cannot read the policy {shown(str(path))}: {error.strerror}") from None
 
@@ -111,7 +134,7 @@ def load_policy_file(path: str | Path) -> LoadedPolicy:
 def build_app(
     settings: Settings,
     *,
-    file: LoadedPolicy | None,
+    file: PolicyText | None,
     executor: Executor | None = None,
     session_id: str | None = None,
 ) -> App:
@@ -124,8 +147,19 @@ def build_app(
         session_id: Of actions that name none; the same for all workers of a server.
     """
     service = _Service(settings, file, executor or NoOpExecutor(), session_id or uuid.uuid4().hex)
-    api = Api(settings, service.decisions.snapshot, service.enforcer, service.audit)
-    admin = Admin(deepest=settings.deepest_nesting, put=service.put)
+    api = Api(
+        settings,
+        service.decisions.snapshot,
+        service.enforcer,
+        service.audit,
+        service.file_failures,
+    )
+    admin = Admin(
+        deepest=settings.deepest_nesting,
+        snapshot=service.decisions.snapshot,
+        history=service.history,
+        changes=service,
+    )
     body = settings.largest_body_bytes
     routes = {
         ("GET", "/health"): Route(api.health, None, needs_service=False),
@@ -137,12 +171,18 @@ def build_app(
         ("POST", "/api/v1/evaluate"): Route(api.evaluate, Permission.DECIDE, body),
         ("POST", "/api/v1/execute"): Route(api.execute, Permission.DECIDE, body),
         ("GET", "/api/v1/audit"): Route(api.audit, Permission.READ),
-        ("GET", "/api/v1/policy"): Route(api.policy, Permission.READ),
+        ("GET", "/api/v1/policy"): Route(admin.policy, Permission.READ),
         ("PUT", "/api/v1/policy"): Route(
             admin.put_policy,
             Permission.CHANGE_POLICY,
             settings.largest_policy_bytes,
             _JSON_TYPES | YAML_TYPES,
+        ),
+        ("POST", "/api/v1/policy/rollback"): Route(admin.rollback, Permission.CHANGE_POLICY, body),
+        ("POST", "/api/v1/policy/reload"): Route(admin.reload, Permission.CHANGE_POLICY),
+        ("GET", "/api/v1/policy/versions"): Route(admin.versions, Permission.READ),
+        ("GET", "/api/v1/policy/versions/{version}"): Route(
+            admin.version("{version}"), Permission.READ, of_item=admin.version
         ),
     }
     keys = KeyRing(environment_keys(settings.api_key, settings.admin_key), settings.keys_file)
@@ -155,6 +195,7 @@ class _Open:
     """What an open service holds, and how all of it is closed again."""
 
     versions: PolicyVersions
+    policy_file: PolicyFile | None
     audit: AuditLog
     enforcer: Enforcer
     closing: ExitStack
@@ -164,7 +205,7 @@ class _Service:
     """Policy, audit and executor of one process: closed, or open as a whole."""
 
     def __init__(
-        self, settings: Settings, file: LoadedPolicy | None, executor: Executor, session_id: str
+        self, settings: Settings, file: PolicyText | None, executor: Executor, session_id: str
     ) -> None:
         self._settings = settings
         self._file = file
@@ -196,7 +237,14 @@ class _Service:
                 await enforcer.setup()
             except (Exception, SystemExit) as error:
                 raise ConfigError(f"the executor's setup failed: {error}") from error
-            self._parts = _Open(versions, audit, enforcer, opened.pop_all())
+            versions.follow(snapshot, self.decisions.switch, watches=settings.watch)
+            policy_file = None
+            if settings.policy_file is not None:
+                policy_file = PolicyFile(settings.policy_file, versions)
+                opened.callback(policy_file.stop)
+                if settings.watch:
+                    policy_file.watch()
+            self._parts = _Open(versions, policy_file, audit, enforcer, opened.pop_all())
         self.decisions.begin(snapshot, versions.newest, versions.load_newest)
 
     def stop(self) -> None:
@@ -225,15 +273,31 @@ class _Service:
             raise NotReady("the server is stopping")
         return self._parts
 
-    def put(
-        self, loaded: LoadedPolicy, is_expected: Callable[[int], bool], key_name: str | None
-    ) -> Snapshot:
-        """Put a policy into force; called in a thread."""
-        versions = self._open.versions
-        snapshot = versions.put(loaded, key_name=key_name, is_expected=is_expected)
-        # First here, then everywhere: this process need not load what it has at hand.
-        self.decisions.switch(snapshot)
-        return versions.announce(snapshot)
+    def put(self, text: PolicyText, change: Change) -> InForce:
+        """Put a policy into force everywhere; called in a thread."""
+        return self._open.versions.put(
+            text, key_name=change.key_name, note=change.note, is_expected=change.is_expected
+        )
+
+    def rollback(self, version: int, change: Change) -> InForce:
+        """Put an earlier version into force again; called in a thread."""
+        return self._open.versions.rollback(
+            version, key_name=change.key_name, note=change.note, is_expected=change.is_expected
+        )
+
+    def reload(self) -> InForce:
+        """Load the policy file again; called in a thread."""
+        policy_file = self._open.policy_file
+        if policy_file is None:
+            raise NotFound("this server was started without a policy file; put a policy instead")
+        return policy_file.reload()
+
+    def file_failures(self) -> tuple[int, str | None]:
+        """How often the policy file could not be loaded, and why it cannot be now."""
+        return self._open.versions.file_failures()
+
+    def history(self) -> PolicyHistory:
+        return self._open.versions.history
 
     def enforcer(self) -> Enforcer:
         if self._draining is not None:

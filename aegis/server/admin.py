@@ -1,23 +1,61 @@
-"""What operators call: the change of the policy."""
+"""What operators call: the policy, its versions and its change."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+from urllib.parse import parse_qs
 
 from aegis import codec
+from aegis.compiled import PolicyText
+from aegis.compiler import compile_body
 from aegis.decisions import Snapshot
-from aegis.errors import InvalidBody, named
+from aegis.errors import InvalidBody, InvalidQuery, NotFound, did_you_mean, named, shown
 from aegis.headers import Headers, value_of
-from aegis.policies import LoadedPolicy, load_text
-from aegis.server.kernel import Answer, Caller, problems_json
+from aegis.server.kernel import Answer, Caller, Handler, Header, problems_json
+from aegis.sharing import InForce
+from aegis.versions import PolicyHistory
 
-__all__ = ["YAML_TYPES", "Admin"]
+__all__ = ["LONGEST_NOTE", "MOST_VERSIONS", "Admin", "Change", "Changes"]
 
-YAML_TYPES = frozenset(
-    ("application/yaml", "application/x-yaml", "text/yaml", "text/x-yaml", "text/vnd.yaml")
-)
-_DOCUMENT_KEYS = ("rules", "defaults")
+LONGEST_NOTE = 1_000
+MOST_VERSIONS = 1_000
+_LARGEST_VERSION = 2**63 - 1
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What is known of a change of the policy besides the policy.
+
+    Attributes:
+        key_name: Whose key asks for it; None where there are no keys.
+        note: What the caller says about it.
+        tags: What its If-Match says; None: it may follow any version.
+    """
+
+    key_name: str | None
+    note: str | None
+    tags: tuple[str, ...] | None
+
+    def is_expected(self, newest: int) -> bool:
+        """Whether it may follow this version."""
+        # SOURCE: RFC 9110 section 13.1.1; a version's tag is its number in quotes.
+        return self.tags is None or self.tags == ("*",) or f'"{newest}"' in self.tags
+
+
+class Changes(Protocol):
+    """What changes the policy, everywhere; called in a thread."""
+
+    def put(self, text: PolicyText, change: Change) -> InForce:
+        """Put a policy into force."""
+
+    def rollback(self, version: int, change: Change) -> InForce:
+        """Put an earlier version into force again."""
+
+    def reload(self) -> InForce:
+        """Put the policy file into force, where it has changed."""
 
 
 class Admin:
@@ -25,70 +63,168 @@ class Admin:
 
     Args:
         deepest: Limit on the nesting of a JSON body.
-        put: Stores a policy, if it may follow the newest version, under the name of the key that
-            asked for it, and switches to it everywhere.
+        snapshot: The policy in force.
+        history: All versions.
+        changes: Changes the policy.
     """
 
     def __init__(
         self,
         *,
         deepest: int,
-        put: Callable[[LoadedPolicy, Callable[[int], bool], str | None], Snapshot],
+        snapshot: Callable[[], Snapshot],
+        history: Callable[[], PolicyHistory],
+        changes: Changes,
     ) -> None:
         self._deepest = deepest
-        self._put = put
+        self._snapshot = snapshot
+        self._history = history
+        self._changes = changes
 
-    async def put_policy(
-        self, body: bytes, headers: Headers, _query: str, caller: Caller
-    ) -> Answer:
+    # Everything here runs in a thread: other requests go on while a large policy is read, parsed
+    # or written, and while the disk is waited for.
+
+    async def policy(self, _body: bytes, _headers: Headers, _query: str, _caller: Caller) -> Answer:
+        """`GET /api/v1/policy`: the policy in force."""
+        snapshot = self._snapshot()
+        answer = await asyncio.to_thread(_policy_json, snapshot, self._history())
+        return 200, (*snapshot.headers, _tag(snapshot.version)), answer
+
+    async def put_policy(self, body: bytes, headers: Headers, query: str, caller: Caller) -> Answer:
         """`PUT /api/v1/policy`: validate, compile, store, switch."""
-        # In a thread: other requests go on while a large policy is parsed and compiled.
-        loaded, snapshot = await asyncio.to_thread(self._load_and_put, body, headers, caller)
-        answer = {
-            "status": "updated",
-            "rule_count": snapshot.rule_count,
-            "version": snapshot.version,
-            "sha256": loaded.sha256,
-            "warnings": problems_json(loaded.warnings),
-        }
-        return 200, snapshot.headers, codec.dumps(answer)
 
-    def _load_and_put(
-        self, body: bytes, headers: Headers, caller: Caller
-    ) -> tuple[LoadedPolicy, Snapshot]:
-        media_type = value_of(headers, "content-type") or ""
-        loaded = read_policy_body(media_type, body, deepest=self._deepest)
-        condition = value_of(headers, "if-match")
-        tags = None if condition is None else [tag.strip() for tag in condition.split(",")]
+        def put() -> InForce:
+            change = _change(headers, caller, _note_of(query))
+            media_type = value_of(headers, "content-type") or ""
+            return self._changes.put(compile_body(media_type, body, self._deepest), change)
 
-        def is_expected(newest: int) -> bool:
-            # SOURCE: RFC 9110 section 13.1.1; a version's tag is its number in quotes.
-            return tags is None or tags == ["*"] or f'"{newest}"' in tags
+        return _updated(await asyncio.to_thread(put))
 
-        return loaded, self._put(loaded, is_expected, None if caller is None else caller.name)
+    async def rollback(self, body: bytes, headers: Headers, _query: str, caller: Caller) -> Answer:
+        """`POST /api/v1/policy/rollback`: put an earlier version into force again."""
+        version, note = _rollback_of(codec.loads(body, self._deepest))
+        change = _change(headers, caller, note)
+        return _updated(await asyncio.to_thread(self._changes.rollback, version, change))
+
+    async def reload(self, _body: bytes, _headers: Headers, _query: str, _caller: Caller) -> Answer:
+        """`POST /api/v1/policy/reload`: load the policy file again."""
+        return _updated(await asyncio.to_thread(self._changes.reload))
+
+    async def versions(
+        self, _body: bytes, _headers: Headers, query: str, _caller: Caller
+    ) -> Answer:
+        """`GET /api/v1/policy/versions`: what was ever in force, newest first."""
+        bounds = _bounds_of(query)
+        page = await asyncio.to_thread(lambda: self._history().page(**bounds))
+        return 200, (), codec.dumps([version.as_json() for version in page])
+
+    def version(self, item: str) -> Handler:
+        """`GET /api/v1/policy/versions/{version}`: one version, with its text."""
+
+        async def answered(_b: bytes, _h: Headers, _query: str, _caller: Caller) -> Answer:
+            number = _number(item)
+            if number is None:
+                raise NotFound(f"there is no policy version {shown(item)}; use a number")
+            history = self._history()
+            found = await asyncio.to_thread(history.find, number)
+            source = await asyncio.to_thread(history.source, number)
+            return 200, (), codec.dumps(found.as_json() | {"source": source})
+
+        return answered
 
 
-def read_policy_body(media_type: str, body: bytes, *, deepest: int) -> LoadedPolicy:
-    """The policy of a body in any of its three forms.
+def _tag(version: int) -> Header:
+    return ("etag", f'"{version}"')
 
-    Raises:
-        InvalidBody: It is none of them.
-        PolicyError: The policy is refused.
-    """
-    if media_type.partition(";")[0].strip().lower() in YAML_TYPES:
-        if not body:
-            raise InvalidBody("the body is empty; send the policy's YAML")
-        return load_text(body)
-    value = codec.loads(body, deepest)
+
+def _updated(in_force: InForce) -> Answer:
+    snapshot = in_force.snapshot
+    answer = {
+        "status": "updated",
+        "rule_count": snapshot.rule_count,
+        "version": snapshot.version,
+        "sha256": snapshot.compiled.sha256,
+        "workers": in_force.workers,
+        "warnings": problems_json(snapshot.compiled.warnings),
+    }
+    return 200, (*snapshot.headers, _tag(snapshot.version)), codec.dumps(answer)
+
+
+def _policy_json(snapshot: Snapshot, history: PolicyHistory) -> bytes:
+    more = snapshot.stored.as_json() | {"source": history.source(snapshot.version)}
+    return b"".join((b"{", snapshot.compiled.members, b",", codec.dumps(more)[1:]))
+
+
+# --- what is asked -------------------------------------------------------------------------------
+
+
+def _change(headers: Headers, caller: Caller, note: str | None) -> Change:
+    condition = value_of(headers, "if-match")
+    tags = None if condition is None else tuple(tag.strip() for tag in condition.split(","))
+    return Change(None if caller is None else caller.name, note, tags)
+
+
+def _rollback_of(value: object) -> tuple[int, str | None]:
     if not isinstance(value, dict):
         raise InvalidBody(f"the body must be an object, not {named(value)}")
-    if "yaml" in value:
-        text = value["yaml"]
-        if not isinstance(text, str):
-            raise InvalidBody(f"`yaml` must be text, not {named(text)}")
-        if any(key in value for key in _DOCUMENT_KEYS):
-            raise InvalidBody("send either `yaml` or `rules` and `defaults`, not both")
-        return load_text(text)
-    if not any(key in value for key in _DOCUMENT_KEYS):
-        raise InvalidBody("a policy is missing; send `yaml`, or `rules` and `defaults`")
-    return load_text(body)  # of the text itself, so that problems have lines
+    version, note = value.get("version"), value.get("note")
+    if isinstance(version, float) and version.is_integer():
+        version = int(version)  # JSON knows one kind of number
+    if isinstance(version, bool) or not isinstance(version, int):
+        raise InvalidBody(f"`version` must be the number of a version, not {named(version)}")
+    if not 1 <= version <= _LARGEST_VERSION:
+        raise InvalidBody(f"`version` {version} is no version; they count from 1")
+    if note is not None and not isinstance(note, str):
+        raise InvalidBody(f"`note` must be text, not {named(note)}")
+    if note is not None and len(note) > LONGEST_NOTE:
+        raise InvalidBody(f"`note` is over {LONGEST_NOTE} characters")
+    return version, note
+
+
+def _parameters(query: str) -> dict[str, str]:
+    """The parameters of a query that are not empty.
+
+    Raises:
+        InvalidQuery: They cannot be read, or one of them is repeated.
+    """
+    try:
+        if not query.isascii():
+            raise ValueError
+        found = parse_qs(query, keep_blank_values=True, errors="strict", max_num_fields=64)
+    except ValueError:
+        raise InvalidQuery(
+            "the query string is not UTF-8 in percent encoding, or has over 64 parameters"
+        ) from None
+    for name, values in found.items():
+        if len(values) > 1:
+            raise InvalidQuery(f"{shown(name)} stands twice; give it once")
+    return {name: values[0] for name, values in found.items() if values[0]}
+
+
+def _note_of(query: str) -> str | None:
+    note = _parameters(query).get("note")  # what else there is has always been left aside
+    if note is not None and len(note) > LONGEST_NOTE:
+        raise InvalidQuery(f"`note` is over {LONGEST_NOTE} characters")
+    return note
+
+
+def _bounds_of(query: str) -> dict[str, int]:
+    bounds = {}
+    largest = {"before": _LARGEST_VERSION, "limit": MOST_VERSIONS}
+    for name, text in _parameters(query).items():
+        if name not in largest:
+            raise InvalidQuery(f"unknown parameter {shown(name)}{did_you_mean(name, largest)}")
+        number = _number(text)
+        if number is None or number > largest[name]:
+            raise InvalidQuery(
+                f"`{name}` must be a number from 0 to {largest[name]}, not {shown(text)}"
+            )
+        bounds[name] = number
+    return bounds
+
+
+def _number(text: str) -> int | None:
+    """The number that a text is in decimal digits; None: it is none of 63 bits."""
+    if not (text.isascii() and text.isdigit() and len(text) < 20):
+        return None
+    return int(text) if int(text) <= _LARGEST_VERSION else None

@@ -42,6 +42,7 @@ class Api:
         snapshot: The policy in force, at least as new as any that was answered for.
         enforcer: Executes.
         audit: The records.
+        file_failures: How often the policy file could not be loaded, and why it cannot be now.
     """
 
     def __init__(
@@ -50,12 +51,14 @@ class Api:
         snapshot: Callable[[], Snapshot],
         enforcer: Callable[[], Enforcer],
         audit: Callable[[], AuditLog],
+        file_failures: Callable[[], tuple[int, str | None]],
     ) -> None:
         self._deepest = settings.deepest_nesting
         self._largest_batch = settings.largest_batch
         self._snapshot = snapshot
         self._enforcer = enforcer
         self._audit = audit
+        self._file_failures = file_failures
 
     def health(self, _body: bytes, _headers: Headers, _query: str, _caller: Caller) -> Answer:
         """`GET /health`: the release that answers."""
@@ -73,7 +76,12 @@ class Api:
         except StoreError as error:
             raise NotReady(str(error)) from error
         self._snapshot()
-        return 200, (), b'{"status":"ok"}'
+        failures, why = self._file_failures()
+        if not failures:
+            return 200, (), b'{"status":"ok"}'
+        # The policy in force is a good one, so the server is ready; but somebody should know.
+        about = {"failures": failures, "error": why}
+        return 200, (), codec.dumps({"status": "ok", "policy_file": about})
 
     def evaluate(self, body: bytes, _headers: Headers, _query: str, caller: Caller) -> Answer:
         """`POST /api/v1/evaluate`: decide, without executing."""
@@ -140,11 +148,6 @@ class Api:
         done = await self._enforcer().run(actions, snapshot, key_name)
         results = [result_json(result) for result in done]
         return 200, snapshot.headers, b"[%b]" % b",".join(results) if is_batch else results[0]
-
-    def policy(self, _body: bytes, _headers: Headers, _query: str, _caller: Caller) -> Answer:
-        """`GET /api/v1/policy`: the policy in force."""
-        snapshot = self._snapshot()
-        return 200, snapshot.headers, snapshot.json
 
     async def audit(self, _body: bytes, _headers: Headers, query: str, _caller: Caller) -> Answer:
         """`GET /api/v1/audit`: records, oldest first."""

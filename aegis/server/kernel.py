@@ -18,7 +18,7 @@ from collections.abc import (
     Mapping,
     Sequence,
 )
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain, count
 from typing import Any, Protocol
 
@@ -47,6 +47,7 @@ __all__ = [
     "Answer",
     "Caller",
     "Deadlines",
+    "Handler",
     "Header",
     "Kernel",
     "Lifecycle",
@@ -93,6 +94,7 @@ class Route:
         largest_body_bytes: 0: it takes no body.
         media_types: What its body may be declared as, besides types that end in `+json`.
         needs_service: Whether policy and audit must be open.
+        of_item: Makes the handler for the last part of the path, where that stands in braces.
     """
 
     handler: Handler
@@ -100,6 +102,7 @@ class Route:
     largest_body_bytes: int = 0
     media_types: frozenset[str] = frozenset(("application/json", "text/json"))
     needs_service: bool = True
+    of_item: Callable[[str], Handler] | None = None
 
 
 @dataclass(slots=True)
@@ -221,7 +224,10 @@ class Kernel:
         self._deadlines = Deadlines(body_timeout_s)
         self._request_ids = _request_ids()
         self._sizes = _sizes(routes.values())
+        self._templates: dict[str, str] = {}  # of paths that end in braces: by what is before
         for (method, path), route in routes.items():
+            if route.of_item is not None:
+                self._templates[path.rpartition("/")[0]] = path
             if method == "GET":
                 self._routes.setdefault(("HEAD", path), route)
 
@@ -285,6 +291,12 @@ class Kernel:
             route = self._routes.get((method, path))
             if route is not None:
                 return route
+        parent, _, item = path.rpartition("/")
+        if item and parent in self._templates:
+            path = self._templates[parent]
+            route = self._routes.get((method, path))
+            if route is not None and route.of_item is not None:
+                return replace(route, handler=route.of_item(item))
         of_path = [route.permission for (_, known), route in self._routes.items() if known == path]
 
         def unknown(*_: object) -> Answer:

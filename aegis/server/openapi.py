@@ -11,6 +11,7 @@ from aegis.audit import ResultStatus
 from aegis.codec import dumps
 from aegis.config import Settings
 from aegis.headers import Headers
+from aegis.server.admin import LONGEST_NOTE, MOST_VERSIONS
 from aegis.server.api import LARGEST_ID, LARGEST_LIMIT
 from aegis.server.kernel import Answer, Caller
 from aegis_core import Approval, RiskLevel
@@ -29,7 +30,7 @@ ERRORS: dict[int, tuple[str, tuple[str, ...]]] = {
         "The key may not do this; without keys: the caller is not on this machine.",
         ("forbidden", "forbidden_agent", "foreign_host", "foreign_origin", "not_local"),
     ),
-    404: ("No such path.", ("not_found",)),
+    404: ("No such path, or no such version.", ("not_found",)),
     405: ("No such method on this path.", ("method_not_allowed",)),
     408: ("The body did not arrive in time.", ("body_timeout",)),
     412: ("Another change came first.", ("precondition_failed",)),
@@ -127,7 +128,7 @@ _CONDITIONS: Schema = {
         },
         "weekdays": {
             "type": "array",
-            "items": {"type": "integer", "minimum": 1, "maximum": 7},
+            "items": {"enum": [1, 2, 3, 4, 5, 6, 7]},
             "description": "1 is Monday.",
         },
         "param_eq": {
@@ -201,6 +202,16 @@ def _document_with(*required: str) -> Schema:
         "additionalProperties": False,
         "required": list(required),
     }
+
+
+_VERSION_MEMBERS: Schema = {
+    "version": {"type": "integer", "minimum": 1},
+    "sha256": _SHA256,
+    "origin": {"enum": ["file", "put", "rollback"]},
+    "created": {"type": "string", "format": "date-time"},
+    "key_name": {**_TEXT_OR_NULL, "description": "Whose key put it."},
+    "note": {**_TEXT_OR_NULL, "description": "What was said about it."},
+}
 
 
 def _schemas(settings: Settings) -> Schema:
@@ -289,19 +300,33 @@ def _schemas(settings: Settings) -> Schema:
                         }
                     ),
                 },
-                "version": {"type": "integer", "minimum": 1},
-                "sha256": _SHA256,
-                "origin": {"enum": ["file", "put"]},
-                "key_name": {**_TEXT_OR_NULL, "description": "Whose key put it."},
+                **_VERSION_MEMBERS,
                 "source": {**_TEXT, "description": "The policy's text."},
             }
         ),
+        "PolicyVersion": _object(_VERSION_MEMBERS),
+        "PolicyVersionWithSource": _object(
+            {**_VERSION_MEMBERS, "source": {**_TEXT, "description": "The policy's text."}}
+        ),
+        "Rollback": {
+            "type": "object",
+            "properties": {
+                "version": {"type": "integer", "minimum": 1, "maximum": 2**63 - 1},
+                "note": {**_TEXT_OR_NULL, "maxLength": LONGEST_NOTE},
+            },
+            "required": ["version"],
+        },
         "PolicyUpdated": _object(
             {
                 "status": {"const": "updated"},
                 "rule_count": {"type": "integer", "minimum": 0},
                 "version": {"type": "integer", "minimum": 1},
                 "sha256": _SHA256,
+                "workers": {
+                    "type": "integer",
+                    "minimum": 1,
+                    "description": "How many processes have it at hand.",
+                },
                 "warnings": _list_of("Problem"),
             }
         ),
@@ -314,7 +339,24 @@ def _schemas(settings: Settings) -> Schema:
             },
             description="One thing that is wrong with a policy, or odd about it.",
         ),
-        "Health": _object({"status": {"const": "ok"}, "version": _TEXT}, optional=("version",)),
+        "Health": _object(
+            {
+                "status": {"const": "ok"},
+                "version": _TEXT,
+                "policy_file": _object(
+                    {
+                        "failures": {
+                            "type": "integer",
+                            "minimum": 1,
+                            "description": "How often it could not be loaded since the start.",
+                        },
+                        "error": {**_TEXT_OR_NULL, "description": "Why it cannot be now."},
+                    },
+                    description="Where it could not be loaded; the policy in force stays.",
+                ),
+            },
+            optional=("version", "policy_file"),
+        ),
         **{
             f"Error{status}": _object(
                 {
@@ -353,8 +395,19 @@ _ERROR_HEADERS: dict[int, Schema] = {
 }
 
 
-def _answer(description: str, schema: Schema, *, versioned: bool = False) -> Schema:
-    headers = _REQUEST_ID | (_POLICY_VERSION if versioned else {})
+_ETAG = {
+    "ETag": {
+        "description": "The version in quotes, for `If-Match`.",
+        "required": True,
+        "schema": {"type": "string", "pattern": '^"[1-9][0-9]*"$'},
+    }
+}
+
+
+def _answer(
+    description: str, schema: Schema, *, versioned: bool = False, tagged: bool = False
+) -> Schema:
+    headers = _REQUEST_ID | (_POLICY_VERSION if versioned else {}) | (_ETAG if tagged else {})
     return {
         "description": description,
         "headers": headers,
@@ -477,7 +530,7 @@ OPERATIONS: dict[tuple[str, str], Schema] = {
         "operationId": "policy",
         "summary": "The policy in force",
         "responses": {
-            "200": _answer("It.", _ref("PolicyInForce"), versioned=True),
+            "200": _answer("It.", _ref("PolicyInForce"), versioned=True, tagged=True),
             **_refusals(401, 503),
         },
     },
@@ -485,7 +538,10 @@ OPERATIONS: dict[tuple[str, str], Schema] = {
         "operationId": "putPolicy",
         "summary": "Change the policy",
         "description": "When this answers, every worker decides by the new policy.",
-        "parameters": [_IF_MATCH],
+        "parameters": [
+            _IF_MATCH,
+            _parameter("note", {**_TEXT, "maxLength": LONGEST_NOTE}, "What to say about it."),
+        ],
         "requestBody": {
             "required": True,
             "content": {
@@ -515,8 +571,64 @@ OPERATIONS: dict[tuple[str, str], Schema] = {
             },
         },
         "responses": {
-            "200": _answer("It is in force.", _ref("PolicyUpdated"), versioned=True),
+            "200": _answer("It is in force.", _ref("PolicyUpdated"), versioned=True, tagged=True),
             **_refusals(400, 401, 408, 412, 413, 415, 503),
+        },
+    },
+    ("GET", "/api/v1/policy/versions"): {
+        "operationId": "policyVersions",
+        "summary": "All versions of the policy, newest first",
+        "parameters": [
+            _parameter("before", _ID, "With a smaller number."),
+            _parameter(
+                "limit",
+                {"type": "integer", "minimum": 0, "maximum": MOST_VERSIONS},
+                "The newest so many of them; the most where it is left out.",
+            ),
+        ],
+        "responses": {
+            "200": _answer("The first is in force.", _list_of("PolicyVersion")),
+            **_refusals(400, 401, 503),
+        },
+    },
+    ("GET", "/api/v1/policy/versions/{version}"): {
+        "operationId": "policyVersion",
+        "summary": "One version, with its text",
+        "parameters": [
+            {
+                "name": "version",
+                "in": "path",
+                "required": True,
+                "schema": {"type": "integer", "minimum": 1, "maximum": LARGEST_ID},
+            }
+        ],
+        "responses": {
+            "200": _answer("It.", _ref("PolicyVersionWithSource")),
+            **_refusals(401, 404, 503),
+        },
+    },
+    ("POST", "/api/v1/policy/reload"): {
+        "operationId": "reloadPolicy",
+        "summary": "Load the policy file again",
+        "description": "A file that has not changed since it was last loaded changes nothing.",
+        "responses": {
+            "200": _answer("It is in force.", _ref("PolicyUpdated"), versioned=True, tagged=True),
+            **_refusals(400, 401, 404, 503),
+        },
+    },
+    ("POST", "/api/v1/policy/rollback"): {
+        "operationId": "rollbackPolicy",
+        "summary": "Put an earlier version into force again, as a new one",
+        "parameters": [_IF_MATCH],
+        "requestBody": {
+            "required": True,
+            "content": {
+                "application/json": {"schema": _ref("Rollback"), "example": {"version": 1}}
+            },
+        },
+        "responses": {
+            "200": _answer("It is in force.", _ref("PolicyUpdated"), versioned=True, tagged=True),
+            **_refusals(400, 401, 404, 408, 412, 413, 415, 503),
         },
     },
 }

@@ -9,18 +9,18 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
-import errno
 import importlib
 import mmap
 import multiprocessing
 import os
 import select
 import signal
-import socket
 import sys
 import threading
+import time
 import uuid
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -31,18 +31,19 @@ from granian.http import HTTP1Settings
 from granian.log import LogLevels
 
 from aegis import __version__
+from aegis.compiled import PolicyText
 from aegis.config import Settings, is_loopback
 from aegis.decisions import Snapshot
 from aegis.errors import AegisError, ConfigError, shown
 from aegis.execution import Executor
 from aegis.keys import read_keys
-from aegis.policies import LoadedPolicy
 from aegis.server import build_app
 from aegis.server.app import App
+from aegis.server.host import Address, free_address, notify, own_database
 from aegis.sharing import PolicyVersions
 from aegis.store import Store
 
-__all__ = ["Address", "load_executor", "serve"]
+__all__ = ["load_executor", "serve"]
 
 KILL_TIMEOUT_S = 20
 """After which granian kills a worker that does not stop: more than a body and a drain may take."""
@@ -50,31 +51,18 @@ IDLE_TIMEOUT_MS = 5_000
 """Of a connection without a whole request head: also how long such a one can delay the end."""
 LARGEST_HEADERS_BYTES = 64 * 1024
 _PR_SET_PDEATHSIG = 1
-
-
-@dataclass(frozen=True, slots=True)
-class Address:
-    """Where to listen.
-
-    Attributes:
-        host: As the operator wrote it.
-        ip: The address that it stands for.
-        port: The port.
-    """
-
-    host: str
-    ip: str
-    port: int
-
-    def __str__(self) -> str:
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"http://{host}:{self.port}"
+_LOOK_S = 0.02
+_SOON_S = 5.0
+"""A worker that lived for less has died soon."""
+_FREE_STARTS = 4
+_PAUSE_S = 0.1
+"""Before a start after so many that were at once; it doubles each time."""
 
 
 def serve(
     settings: Settings,
     policy_path: str,
-    file: LoadedPolicy,
+    file: PolicyText,
     *,
     host: str,
     port: int,
@@ -112,11 +100,31 @@ def serve(
     in_memory = settings.audit_db == ":memory:"
     if in_memory and workers > 1:
         raise ConfigError("several workers cannot share `:memory:`; give --audit-db a file")
-    address = _free_address(host, port)
-    snapshot = _prepare(settings, file, reset=reset_policy)
-    text = _announcement(
-        address, policy_path, file, snapshot, settings, len(keys), executor, workers
-    )
+    address = free_address(host, port)
+    with own_database(settings.audit_db):
+        snapshot = _prepare(settings, file, reset=reset_policy)
+        text = _announcement(
+            address, policy_path, file, snapshot, settings, len(keys), executor, workers
+        )
+        _run(
+            settings,
+            file if in_memory else None,
+            address,
+            workers,
+            executor,
+            lambda: announce(text),
+        )
+
+
+def _run(
+    settings: Settings,
+    file: PolicyText | None,
+    address: Address,
+    workers: int,
+    executor: str | None,
+    ready: Callable[[], None],
+) -> None:
+    """Start the workers and look after them until a signal ends all."""
     failure = mmap.mmap(-1, 4096)
     # The loader is a closure and the failure's memory is inherited: both need a fork.
     multiprocessing.set_start_method("fork", force=True)
@@ -141,9 +149,10 @@ def serve(
     )
     # Not closed: a worker that is forked only now closes the same number.
     server.when_stopping = lambda: os.dup2(nothing, stop)
+    server.is_ready = lambda: bool(failure[_ANNOUNCED])
     inherited = _Inherited(
         settings,
-        file if in_memory else None,
+        file,
         executor,
         uuid.uuid4().hex,
         failure,
@@ -151,7 +160,7 @@ def serve(
         stopping,
         stop,
     )
-    loader = _loader(inherited, lambda: announce(text))
+    loader = _loader(inherited, ready)
     try:
         server.serve(target_loader=loader, wrap_loader=False)
     except SystemExit:
@@ -183,40 +192,7 @@ def load_executor(spec: str) -> Executor:
     return executor  # type: ignore[no-any-return]
 
 
-def _free_address(host: str, port: int) -> Address:
-    """The address to listen on, seen to be free.
-
-    granian shares ports (SO_REUSEPORT), so a second server would start beside the first one and
-    take a part of its requests; a socket that does not share finds out.
-    """
-    try:
-        family, kind, protocol, _, place = socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-    except (OSError, UnicodeError):
-        raise ConfigError(f"host {shown(host)} is no address and no known name") from None
-    with socket.socket(family, kind, protocol) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(place)
-        except OSError as error:
-            raise ConfigError(_cannot_bind(error, host, port)) from None
-        return Address(host, str(place[0]), probe.getsockname()[1])
-
-
-def _cannot_bind(error: OSError, host: str, port: int) -> str:
-    match error.errno:
-        case errno.EADDRINUSE:
-            return f"port {port} of {host} is in use; stop what uses it, or choose another --port"
-        case errno.EACCES:
-            return f"port {port} needs privileges; choose one from 1024 up"
-        case errno.EADDRNOTAVAIL:
-            return f"{shown(host)} is not an address of this machine"
-        case _:
-            return f"cannot listen on port {port} of {host}: {error.strerror}"
-
-
-def _prepare(settings: Settings, file: LoadedPolicy, *, reset: bool) -> Snapshot:
+def _prepare(settings: Settings, file: PolicyText, *, reset: bool) -> Snapshot:
     """Choose the policy in force and see that the database can be written; leaves nothing open."""
     store = Store(settings.audit_db)
     try:
@@ -232,7 +208,7 @@ def _prepare(settings: Settings, file: LoadedPolicy, *, reset: bool) -> Snapshot
 def _announcement(
     address: Address,
     policy_path: str,
-    file: LoadedPolicy,
+    file: PolicyText,
     snapshot: Snapshot,
     settings: Settings,
     keys: int,
@@ -261,23 +237,93 @@ def _announcement(
     if workers > 1:
         lines.append(f"  workers    {workers}")
     if snapshot.stored.origin == "file":
-        lines += [f"  warning    {policy_path}:{odd.line}: {odd}" for odd in file.warnings]
+        lines += [f"  warning    {policy_path}:{odd.line}: {odd}" for odd in file.compiled.warnings]
     return "\n".join(lines)
 
 
 class _Server(Granian):  # type: ignore[misc,valid-type]  # granian chooses its class by platform
-    """granian's server, which also says that it was told to stop."""
+    """granian's server, which also says that it was told to stop, and keeps its workers alive.
+
+    Attributes:
+        when_stopping: Called at the first signal.
+        is_ready: Says whether a worker was ever ready.
+    """
 
     when_stopping: Callable[[], object] | None = None
+    is_ready: Callable[[], bool] = staticmethod(lambda: True)
 
-    def signal_handler_interrupt(self, *args: Any, **kwargs: Any) -> None:
+    def signal_handler_interrupt(self, number: int, *args: Any, **kwargs: Any) -> None:
+        if self.when_stopping is None:
+            self._end(number)
         said, self.when_stopping = self.when_stopping, None
-        if said is not None:
-            said()
+        said()
         # Signals interrupt the main thread, which may just be about to wait for this event and hold
         # its lock: to set the event right here would wait for that lock for ever.
         stop = super().signal_handler_interrupt
-        threading.Thread(target=stop, args=args, kwargs=kwargs, daemon=True).start()
+        threading.Thread(target=stop, args=(number, *args), kwargs=kwargs, daemon=True).start()
+
+    def _end(self, number: int) -> NoReturn:
+        """End at once: it is the second signal."""
+        for worker in self.wrks:
+            with suppress(OSError):
+                os.kill(worker.inner.pid, signal.SIGKILL)
+        os._exit(128 + number)
+
+    def _serve_loop(self, spawn_target: Any, target_loader: Any) -> None:
+        # granian's own loop ends the server when a worker dies twice within 5.5 s, which one bad
+        # request of a client's can bring about, and forgets one that dies while it starts another.
+        while not self.is_ready() and not self.main_loop_interrupt.wait(_LOOK_S):
+            pass
+        if self.is_ready():
+            notify("READY=1")
+        starts = _Starts()
+        while not self.interrupt_signal:
+            self.main_loop_interrupt.wait(starts.seconds_to_next())
+            if self.interrupt_signal:
+                break
+            self.main_loop_interrupt.clear()
+            if not self.is_ready():  # none can start, and its traceback has said why
+                return
+            while self.interrupt_children:
+                starts.plan(self.interrupt_children.pop())
+            for index in starts.due():
+                self._respawn_workers([index], spawn_target, target_loader)
+        notify("STOPPING=1")
+        self.interrupt_children.clear()  # who dies now is not missed
+
+
+class _Starts:
+    """When workers that died are started again: at once, but later and later one that always dies."""
+
+    def __init__(self) -> None:
+        self._planned: dict[int, float] = {}
+        self._soon: dict[int, int] = {}  # how often each died soon after its start
+        self._started: dict[int, float] = {}
+
+    def plan(self, index: int) -> None:
+        """Plan the next start of a worker that has died."""
+        now = time.monotonic()
+        is_soon = now - self._started.get(index, -_SOON_S) < _SOON_S
+        count = self._soon[index] = self._soon.get(index, 0) + 1 if is_soon else 0
+        pause = (
+            0.0 if count < _FREE_STARTS else min(_PAUSE_S * 2 ** (count - _FREE_STARTS), _SOON_S)
+        )
+        self._planned[index] = now + pause
+
+    def due(self) -> list[int]:
+        """The workers to start now."""
+        now = time.monotonic()
+        due = [index for index, planned in self._planned.items() if planned <= now]
+        for index in due:
+            del self._planned[index]
+            self._started[index] = now
+        return due
+
+    def seconds_to_next(self) -> float | None:
+        """How long there is nothing to start; None: for ever."""
+        if not self._planned:
+            return None
+        return max(0.0, min(self._planned.values()) - time.monotonic())
 
 
 @dataclass(frozen=True, slots=True)
@@ -293,7 +339,7 @@ class _Inherited:
     """
 
     settings: Settings
-    file: LoadedPolicy | None
+    file: PolicyText | None
     executor: str | None
     session_id: str
     failure: mmap.mmap

@@ -10,6 +10,7 @@ import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
@@ -39,6 +40,9 @@ EVALUATE = "/api/v1/evaluate"
 EXECUTE = "/api/v1/execute"
 AUDIT = "/api/v1/audit"
 POLICY_PATH = "/api/v1/policy"
+VERSIONS = "/api/v1/policy/versions"
+ROLLBACK = "/api/v1/policy/rollback"
+RELOAD = "/api/v1/policy/reload"
 
 interface = "asgi"
 """What is spoken now, `asgi` or `rsgi`, unless a test says what only ASGI can say."""
@@ -171,7 +175,7 @@ class Client:
 
         Args:
             method: The method.
-            path: Path and query, as on the wire.
+            path: Path and query, as on the wire; `{version}`, as the route table has it, is the first.
             value: Sent as JSON, declared as such.
             body: Sent as it is, with its length.
             chunks: Sent one after the other, without a length.
@@ -180,6 +184,7 @@ class Client:
             headers: Besides the client's; an empty text takes one away.
             address: Instead of the client's.
         """
+        path = path.replace("{version}", "1")
         sent = dict(self.headers)
         if value is not None:
             body = json.dumps(value).encode()
@@ -310,6 +315,14 @@ def app_of(policy: str = POLICY, **options: Any) -> App:
     """An application of a policy's text that keeps nothing, unless the options say otherwise."""
     options.setdefault("audit_db_path", ":memory:")
     return create_app(policy=load_text(policy).policy, **options)
+
+
+def app_of_file(folder: Path, policy: str = POLICY, **options: Any) -> App:
+    """An application of a policy file in a folder."""
+    path = folder / "policy.yaml"
+    path.write_text(policy, encoding="utf-8")
+    options.setdefault("audit_db_path", ":memory:")
+    return create_app(path, **options)
 
 
 @asynccontextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,9 +18,13 @@ from tests.contract.client import (
     EXECUTE,
     HOST,
     POLICY_PATH,
+    RELOAD,
     REMOTE,
+    ROLLBACK,
+    VERSIONS,
     Client,
     app_of,
+    app_of_file,
     routes_of,
     served,
 )
@@ -33,6 +38,7 @@ BODIES: dict[tuple[str, str], Any] = {
     ("POST", EVALUATE): READ,
     ("POST", EXECUTE): READ,
     ("PUT", POLICY_PATH): {"rules": []},
+    ("POST", ROLLBACK): {"version": 1},
 }
 
 ROLES = ("agent", "auditor", "operator", "admin")
@@ -52,6 +58,10 @@ MATRIX = {
     ("GET", AUDIT): TO_READ,
     ("GET", POLICY_PATH): TO_READ,
     ("PUT", POLICY_PATH): TO_CHANGE,
+    ("GET", VERSIONS): TO_READ,
+    ("GET", f"{VERSIONS}/{{version}}"): TO_READ,
+    ("POST", ROLLBACK): TO_CHANGE,
+    ("POST", RELOAD): TO_CHANGE,
 }
 """What each route answers to each of `CALLERS`; a role stands for a key of the keys file."""
 
@@ -59,11 +69,12 @@ MATRIX = {
 @pytest.fixture(scope="module")
 def keyed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
     """A server with the keys of the environment and one of each role, named as the role."""
-    path = tmp_path_factory.mktemp("keys") / "keys.yaml"
+    folder = tmp_path_factory.mktemp("keys")
+    path = folder / "keys.yaml"
     for role in ROLES:
         change_keys(str(path), partial(_with_role, role))
     with served(
-        app_of(api_key=API_KEY, admin_key=ADMIN_KEY, keys_path=path), address=REMOTE
+        app_of_file(folder, api_key=API_KEY, admin_key=ADMIN_KEY, keys_path=path), address=REMOTE
     ) as client:
         yield client
 
@@ -112,8 +123,10 @@ def test_what_there_is_not_is_told_to_every_key(
 
 
 @pytest.mark.parametrize("route", ROUTES)
-def test_without_keys_this_machine_may_do_everything(route: tuple[str, str]) -> None:
-    with served() as client:
+def test_without_keys_this_machine_may_do_everything(
+    route: tuple[str, str], tmp_path: Path
+) -> None:
+    with served(app_of_file(tmp_path)) as client:
         assert client.ask(*route, BODIES.get(route)).status == 200
 
 

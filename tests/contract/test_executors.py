@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from aegis import Action, Executor, Result, ResultStatus
+from aegis.compiled import CompiledFiles
 from aegis.config import Settings
-from aegis.policies import load_text
 from aegis.server import build_app
 from aegis.server.app import App
 from tests.contract.client import (
@@ -92,7 +92,7 @@ def executed(executor: Executor, action: dict[str, Any] | None = None) -> tuple[
 def with_timeout(executor: Executor, execute_timeout_s: float) -> App:
     """An application whose actions may take this long."""
     settings = Settings(audit_db=":memory:", execute_timeout_s=execute_timeout_s)
-    return build_app(settings, file=load_text(POLICY), executor=executor)
+    return build_app(settings, file=CompiledFiles(":memory:").load(POLICY), executor=executor)
 
 
 # --- what reaches it -----------------------------------------------------------------------------
@@ -536,7 +536,7 @@ def test_action_that_outlives_the_stopping_server_is_interrupted_and_the_rest_is
         await asyncio.Event().wait()
 
     settings = Settings(audit_db=str(tmp_path / "audit.db"), drain_timeout_s=0.02)
-    file = load_text(POLICY)
+    file = CompiledFiles(":memory:").load(POLICY)
     with served(build_app(settings, file=file, executor=Calling(do)), lifespan=False) as client:
         assert client.run(statuses_when_stopped(client, is_begun)) == ["interrupted", "skipped"]
     with served(build_app(settings, file=file)) as client:

@@ -13,10 +13,10 @@ import pytest
 
 from aegis import __version__
 from aegis.auth import Gate
+from aegis.compiled import CompiledFiles
 from aegis.config import Settings
 from aegis.headers import Headers
 from aegis.keys import KeyRing
-from aegis.policies import load_text
 from aegis.server import build_app
 from aegis.server.app import App
 from aegis.server.kernel import Answer, Caller, Lifecycle, Route
@@ -44,7 +44,9 @@ BODIES = [("POST", EVALUATE), ("POST", EXECUTE), ("PUT", POLICY_PATH)]
 
 def app_with(**settings: Any) -> App:
     """An application of `POLICY` with other limits."""
-    return build_app(Settings(audit_db=":memory:", **settings), file=load_text(POLICY))
+    return build_app(
+        Settings(audit_db=":memory:", **settings), file=CompiledFiles(":memory:").load(POLICY)
+    )
 
 
 def padded(size: int) -> bytes:

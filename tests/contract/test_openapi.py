@@ -21,8 +21,12 @@ from tests.contract.client import (
     EVALUATE,
     EXECUTE,
     POLICY_PATH,
+    RELOAD,
+    ROLLBACK,
+    VERSIONS,
     Client,
     app_of,
+    app_of_file,
     routes_of,
     served,
 )
@@ -113,13 +117,20 @@ ASKED: list[tuple[str, str, Any]] = [
     ("PUT", POLICY_PATH, {"rules": [{"name": "a"}, {"name": "a"}]}),
     ("PUT", POLICY_PATH, {"rules": [{"nam": "a"}]}),
     ("DELETE", POLICY_PATH, None),
+    ("GET", f"{VERSIONS}?limit=1", None),
+    ("GET", f"{VERSIONS}/{{version}}", None),
+    ("GET", f"{VERSIONS}/99", None),
+    ("POST", ROLLBACK, {"version": 1}),
+    ("POST", ROLLBACK, {"version": 99}),
+    ("POST", ROLLBACK, {"version": "1"}),
+    ("POST", RELOAD, None),
     ("GET", "/nope", None),
 ]
 
 
 @pytest.fixture(scope="module")
-def client() -> Any:
-    with served() as made:
+def client(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    with served(app_of_file(tmp_path_factory.mktemp("policy"))) as made:
         made.post(EXECUTE, {"action_type": "read"})
         yield made
 

@@ -176,7 +176,17 @@ def test_source_of_a_put_policy_is_its_text() -> None:
 
 def test_each_put_is_a_version_of_its_own() -> None:
     with served() as client:
-        assert [put_json(client).json["version"] for _ in range(3)] == [2, 3, 4]
+        puts = [put_json, put_yaml, put_json]
+        assert [put(client).json["version"] for put in puts] == [2, 3, 4]
+
+
+def test_put_of_the_text_in_force_makes_no_new_version() -> None:
+    with served() as client:
+        replies = [put_yaml(client), put_yaml(client), put_yaml_in_json(client)]
+        assert [reply.json["version"] for reply in replies] == [2, 2, 2]
+        assert {reply.json["status"] for reply in replies} == {"updated"}
+        refused = client.put(POLICY_PATH, {"yaml": OPEN_TO_ALL}, headers={"if-match": '"1"'})
+        assert refused.status == 412
 
 
 def test_policy_over_the_body_limit_of_actions_is_taken() -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
+import socket
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -360,7 +362,119 @@ def test_option_that_makes_no_sense_is_exit_code_2(folder: Path, options: tuple[
     assert options[0] in ended.stderr
 
 
+def test_second_server_of_a_database_is_refused_and_the_first_goes_on(folder: Path) -> None:
+    with Server(folder) as server:
+        (folder / "policy.yaml").write_text("rules: [{name: other}]\n")
+        ended = end_of(folder, "serve", "policy.yaml", "--port", "0")
+        assert_cannot_start(ended, rf"process {server.pid} serves the database .*--audit-db")
+        assert server.rule_for("read") == "reads"
+
+
+def test_server_starts_after_another_one_of_its_database_was_killed(folder: Path) -> None:
+    for _ in range(2):
+        with Server(folder, "--workers", "2") as server:
+            server.process.kill()
+            server.process.wait()
+            with Server(folder) as other:
+                assert other.rule_for("read") == "reads"
+
+
+def test_auto_is_a_worker_for_each_core(tmp_path: Path) -> None:
+    with Server(tmp_path, "--workers", "auto") as server:
+        cores = len(os.sched_getaffinity(0))
+        until(lambda: len(server.children) == cores, "there is a worker for each core")
+
+
+def test_service_manager_is_told_when_it_serves_and_when_it_stops(tmp_path: Path) -> None:
+    path = str(tmp_path / "notify")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(path)
+        manager.settimeout(10)
+        with Server(tmp_path, "--workers", "2", env={"NOTIFY_SOCKET": path}) as server:
+            assert manager.recv(100) == b"READY=1"
+            assert server.stop() == 0
+            assert manager.recv(100) == b"STOPPING=1"
+
+
+def test_service_manager_that_is_not_there_is_no_reason_to_fail(tmp_path: Path) -> None:
+    with Server(tmp_path, env={"NOTIFY_SOCKET": str(tmp_path / "nobody")}) as server:
+        assert server.stop() == 0
+        assert server.stderr == ""
+
+
+# --- workers that die ----------------------------------------------------------------------------
+
+
+def test_worker_that_dies_again_and_again_does_not_end_the_server(tmp_path: Path) -> None:
+    with Server(tmp_path, "--workers", "2") as server:
+        for _ in range(6):
+            until(lambda: len(server.children) == 2, "both run")
+            os.kill(max(server.children), signal.SIGKILL)
+            answer = until(lambda: _asked(server), "the other one answers")
+            assert answer.json()["matched_rule"] == "reads"
+        assert server.stop() == 0
+
+
+def _asked(server: Server) -> Answer | None:
+    """An answer; None where the connection came to a worker that died."""
+    try:
+        return server.ask("POST", EVALUATE, READ)
+    except OSError:
+        return None
+
+
 # --- stopping ------------------------------------------------------------------------------------
+
+
+SLOW = """
+import asyncio
+from aegis import Executor, Result, ResultStatus
+
+class Slow(Executor):
+    async def execute(self, action):
+        await asyncio.sleep(action.params.get("seconds", 0))
+        return Result(action, ResultStatus.SUCCESS)
+"""
+
+
+def test_request_that_runs_when_it_stops_is_answered_and_its_connection_closed(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "slow.py").write_text(SLOW)
+    with Server(tmp_path, "--executor", "slow:Slow") as server:
+        running, idle = server.connect(), server.connect()
+        with running, idle:
+            action = {"action_type": "read", "params": {"seconds": 2}}
+            assert idle.ask("GET", "/health/ready").status == 200
+            running.send(running.request("POST", EXECUTE, json.dumps(action).encode()))
+            until(lambda: idle.ask("GET", "/health").status == 200, "it has been read")
+            server.process.send_signal(signal.SIGTERM)
+            answer = running.answer("POST")
+            assert (answer.status, answer.json()["status"]) == (200, "success")
+            assert answer.headers.get("connection") == "close"
+            assert running.is_closed()
+        assert server.process.wait(SOON_S) == 0
+        assert server.stderr == ""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_second_signal_ends_it_at_once(tmp_path: Path, number: int) -> None:
+    (tmp_path / "slow.py").write_text(SLOW)
+    with Server(tmp_path, "--executor", "slow:Slow", "--workers", "2") as server:
+        workers = server.children
+        with server.connect() as running:
+            action = {"action_type": "read", "params": {"seconds": 60}}
+            running.send(running.request("POST", EXECUTE, json.dumps(action).encode()))
+            until(lambda: server.ask("GET", "/health").status == 200, "it has been read")
+            server.process.send_signal(number)
+            until(lambda: _is_draining(server), "it stops")
+            assert server.stop(number, timeout_s=2) == 128 + number
+        until(lambda: not any(map(is_running, workers)), "its workers have ended", 2)
+
+
+def _is_draining(server: Server) -> bool:
+    """Whether it takes no more connections."""
+    return not is_listening(server.port)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

@@ -487,6 +487,44 @@ def test_json_means_in_a_file_what_it_means_in_json(value: Any, ascii_only: bool
     assert json.dumps(read, sort_keys=True) == json.dumps(value, sort_keys=True)
 
 
+def outcome(text: str, line: int) -> Any:
+    """What becomes of a text that stands in one line, and what is wrong or odd about it there."""
+    try:
+        loaded = load_text(text)
+    except PolicyError as error:
+        return [str(problem).replace(f"line {line}", "line") for problem in error.problems]
+    assert {*loaded.lines, *(odd.line for odd in loaded.warnings)} <= {line}
+    return loaded.policy, [str(odd) for odd in loaded.warnings]
+
+
+ODD_DOCUMENTS = [
+    '{"rules": [{"name": "a"}, {"name": "a"}]}',
+    '{"rules": [{"nam": "a", "approval": "maybe", "match": {"type": 5}}], "x": 1}',
+    '{"rules": [{"conditions": {"param_gt": {"a": true}, "weekdays": [1, 9]}}]}',
+    '{"rules": [], "rules": []}',
+    '{"x-a": {"b": 1, "b": 2}}',
+    '{"x-a": NaN}',
+    '{"x-a": 1e999}',
+    '{"x-a": 18446744073709551616}',
+    '{"x-a": -9223372036854775809}',
+    '{"x-a": ' + "9" * 5_000 + "}",
+    '{"x-a": "\\ud800"}',
+    '{"x-\\udc00": 1}',
+    '{"x-a": "\\ud83d\\ude00"}',
+    '{"x-a": ' + "[" * 63 + "]" * 63 + "}",
+    '{"x-a": ' + "[" * 64 + "]" * 64 + "}",
+    '{"x-a": ' + "[" * 100_000 + "]" * 100_000 + "}",
+    '{"rules": [}',
+    "{rules: []}",
+    "{}  ",
+]
+
+
+@pytest.mark.parametrize("text", ODD_DOCUMENTS, ids=lambda text: text[:40])
+def test_json_in_one_line_is_read_as_json_in_several(text: str) -> None:
+    assert outcome(text, 1) == outcome("\n" + text, 2)
+
+
 def test_source_and_its_digest_are_kept() -> None:
     loaded = load_text("rules: [] # ä")
     assert loaded.source == "rules: [] # ä"

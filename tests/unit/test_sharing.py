@@ -3,34 +3,37 @@
 from __future__ import annotations
 
 import logging
+import signal
 import subprocess
 import sys
 import textwrap
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 
-from aegis.decisions import Snapshot
-from aegis.errors import StoreError
-from aegis.policies import LoadedPolicy, load_text
+from aegis import sharing
+from aegis.compiled import CompiledFiles, PolicyText
+from aegis.decisions import DecisionPoint, Snapshot
+from aegis.errors import NotReady, StoreError
 from aegis.sharing import PolicyVersions
 from aegis.store import Store
+from aegis.workers import Workers
 
 
-def policy(name: str) -> LoadedPolicy:
-    """A policy whose one rule has this name."""
-    return load_text(f"rules: [{{name: {name}}}]")
+def policy(name: str) -> PolicyText:
+    """A policy whose one rule, of this name, decides about everything."""
+    return CompiledFiles(":memory:").load(f"rules: [{{name: {name}}}]")
 
 
 def rule_of(snapshot: Snapshot) -> str:
-    """The name of the rule of a policy in force; `none` where it has none."""
-    rules = snapshot.loaded.policy.rules
-    return rules[0].name if rules else "none"
+    """The name of the rule of a policy in force; `<default>` where it has none."""
+    return snapshot.engine.evaluate("anything").matched_rule
 
 
 @contextmanager
@@ -57,7 +60,7 @@ def started(path: Path, name: str | None, *, reset: bool = False) -> tuple[int, 
 def put(path: Path, name: str) -> None:
     """Put a policy, as a running server does."""
     with opened(path) as versions:
-        versions.announce(versions.put(policy(name)))
+        versions.put(policy(name))
 
 
 def stored(path: Path) -> list[tuple[int, str]]:
@@ -161,10 +164,23 @@ def test_put_before_the_last_change_of_the_file_does_not_come_back(path: Path) -
     assert started(path, "b") == (3, "b", "file")
 
 
-def test_put_of_the_files_own_text_is_a_put(path: Path) -> None:
+def test_put_of_the_text_in_force_makes_no_new_version(path: Path) -> None:
     started(path, "a")
     put(path, "a")
-    assert started(path, "a") == (2, "a", "put")
+    assert started(path, "a") == (1, "a", "file")
+    put(path, "p")
+    put(path, "p")
+    assert stored(path) == [(1, "file"), (2, "put")]
+
+
+def test_file_that_is_unchanged_leaves_a_rollback_in_force(path: Path) -> None:
+    started(path, "a")
+    put(path, "p")
+    put(path, "q")
+    with opened(path) as versions:
+        versions.rollback(2)
+    assert started(path, "a") == (4, "p", "rollback")
+    assert started(path, "b") == (5, "b", "file")
 
 
 def test_file_that_a_put_said_before_is_a_change_of_the_file(path: Path) -> None:
@@ -181,7 +197,7 @@ def test_without_a_file_what_is_in_force_stays(path: Path) -> None:
 
 
 def test_without_anything_the_defaults_are_in_force(path: Path) -> None:
-    assert started(path, None) == (1, "none", "file")
+    assert started(path, None) == (1, "<default>", "file")
     assert started(path, "a") == (2, "a", "file")
 
 
@@ -194,16 +210,23 @@ def test_database_in_memory_takes_the_file_each_time() -> None:
         store.close()
 
 
+def test_same_changed_file_of_several_processes_is_one_version(path: Path) -> None:
+    started(path, "a")
+    with opened(path) as one, opened(path) as other, ThreadPoolExecutor(2) as pool:
+        snapshots = list(pool.map(lambda versions: versions.start(policy("b")), (one, other)))
+    assert [snapshot.version for snapshot in snapshots] == [2, 2]
+    assert stored(path) == [(1, "file"), (2, "file")]
+
+
 # --- who learns of it ----------------------------------------------------------------------------
 
 
-def test_put_is_known_to_every_store_when_it_is_announced(path: Path) -> None:
+def test_put_is_known_to_every_store_when_it_returns(path: Path) -> None:
     with opened(path) as one, opened(path) as other:
         one.start(policy("a"))
         other.start(policy("a"))
-        snapshot = one.put(policy("p"))
-        assert other.newest[0] == 1
-        one.announce(snapshot)
+        in_force = one.put(policy("p"))
+        assert (in_force.snapshot.version, rule_of(in_force.snapshot)) == (2, "p")
         assert other.newest[0] == 2
         assert rule_of(other.load_newest()) == "p"
 
@@ -211,30 +234,9 @@ def test_put_is_known_to_every_store_when_it_is_announced(path: Path) -> None:
 def test_put_of_another_process_is_known_when_it_ends(path: Path) -> None:
     with opened(path) as versions:
         versions.start(policy("a"))
-        code = f"""
-            from aegis.policies import load_text
-            from aegis.sharing import PolicyVersions
-            from aegis.store import Store
-
-            store = Store({str(path)!r})
-            versions = PolicyVersions(store)
-            versions.announce(versions.put(load_text("rules: [{{name: p}}]")))
-            versions.close()
-            store.close()
-        """
-        subprocess.run([sys.executable, "-c", textwrap.dedent(code)], check=True, timeout=60)
+        in_another_process(path, 'versions.put(files.load("rules: [{name: p}]"))')
         assert versions.newest[0] == 2
         assert rule_of(versions.load_newest()) == "p"
-
-
-def test_newest_never_goes_back(path: Path) -> None:
-    with opened(path) as versions:
-        versions.start(policy("a"))
-        older = versions.put(policy("b"))
-        newer = versions.put(policy("c"))
-        versions.announce(newer)
-        versions.announce(older)
-        assert versions.newest[0] == newer.version == 3
 
 
 def test_newest_is_the_last_of_many_puts_of_many_stores(path: Path) -> None:
@@ -245,7 +247,7 @@ def test_newest_is_the_last_of_many_puts_of_many_stores(path: Path) -> None:
 
         def put_one(index: int) -> int:
             versions = (one, other)[index % 2]
-            return versions.announce(versions.put(policy(names[index]))).version
+            return versions.put(policy(names[index])).snapshot.version
 
         with ThreadPoolExecutor(4) as pool:
             versions = list(pool.map(put_one, range(20)))
@@ -261,6 +263,23 @@ def test_new_process_knows_the_newest_at_once(path: Path) -> None:
         assert versions.newest[0] == 2
 
 
+def test_process_that_is_killed_before_the_word_is_raised_leaves_no_old_policy(path: Path) -> None:
+    with opened(path) as versions:
+        versions.start(policy("a"))
+        versions.history.add("0" * 64, "put", 1, "rules: [{name: committed}]")
+        assert versions.newest[0] == 1
+        with opened(path) as other:
+            assert rule_of(other.start(None)) == "committed"
+        assert versions.newest[0] == 2
+
+
+def test_word_of_another_history_is_set_right_at_the_start(path: Path) -> None:
+    started(path, "a")
+    with opened(path) as versions:
+        versions.newest[0] = 99
+    assert started(path, "a") == (1, "a", "file")
+
+
 def test_lost_shared_file_is_made_anew(path: Path) -> None:
     started(path, "a")
     put(path, "p")
@@ -268,9 +287,12 @@ def test_lost_shared_file_is_made_anew(path: Path) -> None:
     assert started(path, "a") == (2, "p", "put")
 
 
-def test_shared_file_of_another_database_is_no_reason_to_fail(path: Path) -> None:
-    Path(f"{path}.version").write_bytes(b"")
+@pytest.mark.parametrize("content", [b"", b"\x07" * 8, b"\xff" * 100_000])
+def test_shared_file_of_another_meaning_is_no_reason_to_fail(path: Path, content: bytes) -> None:
+    Path(f"{path}.version").write_bytes(content)
     assert started(path, "a") == (1, "a", "file")
+    put(path, "p")
+    assert started(path, "a") == (2, "p", "put")
 
 
 def test_shared_file_that_cannot_be_made_is_a_store_error(path: Path) -> None:
@@ -281,35 +303,180 @@ def test_shared_file_that_cannot_be_made_is_a_store_error(path: Path) -> None:
     store.close()
 
 
-def test_what_is_announced_is_compiled() -> None:
+def test_what_is_in_force_in_memory_is_compiled() -> None:
     store = Store(":memory:")
     versions = PolicyVersions(store)
-    snapshot = versions.start(policy("a"))
-    assert snapshot.engine is snapshot.engine
-    assert versions.load_newest().engine.evaluate("x").matched_rule == "a"
+    assert rule_of(versions.start(policy("a"))) == "a"
+    versions.put(policy("p"))
+    assert rule_of(versions.load_newest()) == "p"
     versions.close()
     store.close()
 
 
-def test_readers_never_see_an_older_version_than_was_announced(path: Path) -> None:
-    with opened(path) as one, opened(path) as other:
-        one.start(policy("a"))
+# --- how they switch -----------------------------------------------------------------------------
+
+
+@contextmanager
+def following(path: Path) -> Iterator[tuple[PolicyVersions, DecisionPoint]]:
+    """A process that decides, as a server does."""
+    with opened(path) as versions:
+        decisions = DecisionPoint()
+        snapshot = versions.start(policy("a"))
+        decisions.begin(snapshot, versions.newest, versions.load_newest)
+        versions.follow(snapshot, decisions.switch)
+        try:
+            yield versions, decisions
+        finally:
+            decisions.end()
+
+
+def test_processes_that_follow_have_the_policy_at_hand_when_put_returns(path: Path) -> None:
+    with following(path) as (one, deciding), following(path) as (_, also_deciding):
+        assert one.put(policy("p")).workers == 2
+        assert [rule_of(each.snapshot()) for each in (deciding, also_deciding)] == ["p", "p"]
+
+
+def test_process_that_follows_switches_without_being_asked(path: Path) -> None:
+    with opened(path) as versions:
+        switched: list[Snapshot] = []
+        versions.follow(versions.start(policy("a")), switched.append)
+        versions.put(policy("p"))
+        until(lambda: [snapshot.version for snapshot in switched] == [2])
+
+
+def test_nobody_waits_for_a_process_that_was_killed(path: Path) -> None:
+    with following(path) as (versions, _):
+        in_another_process(
+            path,
+            "versions.follow(versions.start(None), print)",
+            "os.kill(os.getpid(), signal.SIGKILL)",
+            code=-signal.SIGKILL,
+        )
+        begun = time.monotonic()
+        assert versions.put(policy("p")).workers == 1
+        assert time.monotonic() - begun < 2
+
+
+def test_process_that_does_not_get_ready_is_not_waited_for_for_ever(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sharing, "READY_TIMEOUT_S", 0.1)
+    with following(path) as (versions, decisions), opened(path) as stuck:
+        stuck.start(policy("a"))
+        joined = Workers(str(path))
+        joined.join()
+        assert versions.put(policy("p")).workers == 1
+        assert rule_of(decisions.snapshot()) == "p"
+        assert rule_of(stuck.load_newest()) == "p"
+        joined.close()
+
+
+def test_process_without_the_policy_at_hand_decides_nothing_by_an_older_one(path: Path) -> None:
+    with opened(path) as versions:
+        decisions = DecisionPoint()
+        decisions.begin(versions.start(policy("a")), versions.newest, versions.load_newest)
+        with opened(path) as other:
+            other.put(policy("p"))
+        remove_compiled(path)
+        with pytest.raises(NotReady, match="version 2 of the policy is being loaded"):
+            decisions.snapshot()
+        decisions.switch(versions.compile_newest())
+        assert rule_of(decisions.snapshot()) == "p"
+
+
+def test_process_gets_ready_by_itself_where_the_file_is_gone(path: Path) -> None:
+    with following(path) as (_, decisions), opened(path) as other:
+        version = other.history.add(policy("p").sha256, "put", 1, "rules: [{name: p}]").version
+        other.newest[0] = version
+        with pytest.raises(NotReady):
+            decisions.snapshot()
+        until(lambda: version_of(decisions) == 2)
+        assert rule_of(decisions.snapshot()) == "p"
+
+
+def test_put_that_cannot_be_stored_changes_nothing_anywhere(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> NoReturn:
+        raise StoreError("database or disk is full")
+
+    with following(path) as (one, deciding), following(path) as (_, also_deciding):
+        with monkeypatch.context() as patched:
+            patched.setattr(one.history, "add", fail)
+            with pytest.raises(StoreError):
+                one.put(policy("p"))
+        assert [rule_of(each.snapshot()) for each in (deciding, also_deciding)] == ["a", "a"]
+        assert one.put(policy("q")).snapshot.version == 2
+        assert [rule_of(each.snapshot()) for each in (deciding, also_deciding)] == ["q", "q"]
+
+
+def test_put_goes_on_where_no_file_can_be_kept(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(CompiledFiles, "keep", lambda _, compiled: compiled)
+    with following(path) as (one, deciding), following(path) as (_, also_deciding):
+        assert one.put(policy("p")).workers == 1
+        assert rule_of(deciding.snapshot()) == "p"
+        until(lambda: version_of(also_deciding) == 2)
+
+
+def test_requests_never_go_back_to_an_older_version(path: Path) -> None:
+    with following(path) as (one, _), following(path) as (_, deciding):
         is_over = threading.Event()
         gone_back: list[tuple[int, int]] = []
 
         def watch() -> None:
             last = 0
             while not is_over.is_set():
-                seen = other.newest[0]
-                if seen < last:
+                floor = one.newest[0]
+                seen = deciding.snapshot().version
+                if seen < max(last, floor):
                     gone_back.append((last, seen))
                 last = seen
 
-        thread = threading.Thread(target=watch)
-        thread.start()
-        for number in range(20):
-            version = one.announce(one.put(policy(f"p{number}"))).version
-            assert other.newest[0] >= version
+        threads = [threading.Thread(target=watch) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+        for number in range(30):
+            one.put(policy(f"p{number}"))
         is_over.set()
-        thread.join(10)
+        for thread in threads:
+            thread.join(10)
         assert gone_back == []
+
+
+def version_of(decisions: DecisionPoint) -> int:
+    """The version that is decided by; 0 where it is being loaded."""
+    try:
+        return decisions.snapshot().version
+    except NotReady:
+        return 0
+
+
+def until(condition: Callable[[], bool]) -> None:
+    """Wait until it is true; fails after a time that nothing takes."""
+    deadline = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < deadline, "it never came true"
+        time.sleep(0.005)
+
+
+def remove_compiled(path: Path) -> None:
+    """Take the cache away."""
+    for file in path.parent.glob("*.policy-*"):
+        file.unlink()
+
+
+def in_another_process(path: Path, *lines: str, code: int = 0) -> None:
+    """Do something with `versions` in a process that ends without closing them."""
+    source = f"""
+        import os, signal
+        from aegis.compiled import CompiledFiles
+        from aegis.sharing import PolicyVersions
+        from aegis.store import Store
+
+        store = Store({str(path)!r})
+        files = CompiledFiles(store.path)
+        versions = PolicyVersions(store)
+    """
+    text = "\n".join([textwrap.dedent(source), *lines, "os._exit(0)"])
+    done = subprocess.run([sys.executable, "-c", text], check=False, timeout=60)
+    assert done.returncode == code

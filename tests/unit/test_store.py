@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from aegis.errors import StoreError
-from aegis.store import APPLICATION_ID, MIGRATIONS, PolicyVersion, Store
+from aegis.store import APPLICATION_ID, MIGRATIONS, Store
+from aegis.versions import PolicyHistory, PolicyVersion
 
 
 @contextmanager
@@ -135,7 +136,9 @@ def test_database_of_an_older_release_is_taken_over_with_its_rows(tmp_path: Path
         "INSERT INTO policy_version VALUES (1, 'sha', 'file', 7, 'rules: []')",
     )
     with opened(path) as store:
-        assert store.newest_policy() == PolicyVersion(1, "sha", "file", 7, "rules: []", None)
+        history = PolicyHistory(store)
+        assert history.newest() == PolicyVersion(1, "sha", "file", 7, None, None)
+        assert history.source(1) == "rules: []"
         with store.reading() as connection:
             rows = connection.execute("SELECT action_target, key_name FROM record").fetchall()
         assert rows == [("t", None)]
@@ -228,7 +231,7 @@ def test_reader_neither_waits_for_the_writer_nor_sees_what_is_not_committed(
 @pytest.mark.parametrize("table", ["record", "word", "policy_version"])
 @pytest.mark.parametrize("change", ["UPDATE {} SET rowid = rowid + 1", "DELETE FROM {}"])
 def test_rows_are_only_ever_added(store: Store, table: str, change: str) -> None:
-    store.add_policy("sha", "file", 1, "rules: []")
+    PolicyHistory(store).add("sha", "file", 1, "rules: []")
     add_word(store, "a")
     with store.transaction() as connection:
         connection.execute(
@@ -295,35 +298,3 @@ def test_file_that_was_replaced_is_not_written_any_more(tmp_path: Path) -> None:
         path.touch()
         with pytest.raises(StoreError, match="was replaced or removed"):
             add_word(store, "c")
-
-
-# --- policy versions -----------------------------------------------------------------------------
-
-
-def test_without_a_policy_there_is_no_newest(store: Store) -> None:
-    assert store.newest_policy() is None
-    assert store.newest_policy("file") is None
-
-
-def test_versions_count_from_one_over_all_origins(store: Store) -> None:
-    versions = [
-        store.add_policy("s1", "file", 5, "a").version,
-        store.add_policy("s2", "put", 6, "b").version,
-        store.add_policy("s1", "file", 7, "a").version,
-        store.add_policy("s3", "put", 8, "c").version,
-    ]
-    assert versions == [1, 2, 3, 4]
-
-
-def test_newest_policy_is_that_of_all_or_of_one_origin(store: Store) -> None:
-    store.add_policy("s1", "file", 5, "a")
-    store.add_policy("s2", "put", 6, "é\x00")
-    assert store.newest_policy() == PolicyVersion(2, "s2", "put", 6, "é\x00")
-    assert store.newest_policy("put") == PolicyVersion(2, "s2", "put", 6, "é\x00")
-    assert store.newest_policy("file") == PolicyVersion(1, "s1", "file", 5, "a")
-
-
-def test_versions_of_many_threads_are_all_different(store: Store) -> None:
-    with ThreadPoolExecutor(8) as pool:
-        added = pool.map(lambda n: store.add_policy(f"{n}", "put", n, "").version, range(40))
-        assert sorted(added) == list(range(1, 41))
