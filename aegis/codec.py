@@ -12,19 +12,22 @@ import msgspec
 import orjson
 
 from aegis.errors import InvalidBody, named, shown
-from aegis_core import Action, brackets_in, brackets_in_object
+from aegis_core import Action, Decision, brackets_in, brackets_in_object
 
 __all__ = [
     "Question",
     "action",
     "batch",
+    "decision",
     "dumps",
     "dumps_foreign",
     "loads",
+    "loads_own",
     "plain_batch",
     "plain_params",
     "question",
     "redacted_json",
+    "redacted_json_text",
 ]
 
 Question = tuple[str, str, str, dict[str, Any] | None]
@@ -81,6 +84,11 @@ def loads(body: bytes, deepest: int) -> Any:
     ):
         raise InvalidBody(f"the body is nested deeper than {deepest} levels")
     return value
+
+
+def loads_own(text: str) -> Any:
+    """The value of JSON that was written here."""
+    return orjson.loads(text)
 
 
 _NO_PARAMS = msgspec.Raw(b"{}")
@@ -265,6 +273,21 @@ def _wrong(index: int | None, member: str, message: str) -> InvalidBody:
     return InvalidBody(f"`{place}` {message}" if place else f"the body {message}")
 
 
+def decision(action: Action, decided: Decision) -> bytes:
+    """A decision about an action as JSON, just as the engine writes it."""
+    answer = {
+        "action_type": action.type,
+        "target": action.target,
+        "risk_level": decided.risk_level.name,
+        "approval": decided.approval.value,
+        "is_allowed": decided.is_allowed,
+        "matched_rule": decided.matched_rule,
+    }
+    if decided.error is not None:
+        answer["error"] = decided.error
+    return orjson.dumps(answer)
+
+
 def redacted_json(text: bytes) -> bytes:
     """JSON without the values of keys that are named like secrets, at any depth.
 
@@ -274,6 +297,15 @@ def redacted_json(text: bytes) -> bytes:
     if _SECRET.search(text.decode()) is None:
         return text
     return orjson.dumps(_redacted(orjson.loads(text)))
+
+
+def redacted_json_text(text: str) -> str:
+    """JSON that others wrote, as `redacted_json` gives it; what is no JSON becomes one of its strings."""
+    try:
+        value = orjson.loads(text)
+    except orjson.JSONDecodeError:
+        value = text
+    return orjson.dumps(_redacted(value)).decode()
 
 
 def _redacted(value: Any) -> Any:

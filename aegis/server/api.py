@@ -6,19 +6,20 @@ import re
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from hashlib import sha256
 from typing import Any
 from urllib.parse import parse_qsl
 
 from aegis import __version__, codec
-from aegis.audit import AuditFilter, AuditLog, ResultStatus
-from aegis.config import Settings
+from aegis.audit import AuditFilter, AuditLog, AuditReader, Claim, Operation, ResultStatus
+from aegis.config import AuditDecisions, Settings
 from aegis.decisions import Snapshot
-from aegis.errors import Forbidden, InvalidQuery, NotReady, StoreError, did_you_mean, shown
+from aegis.errors import Forbidden, InvalidBody, InvalidQuery, NotReady, StoreError, did_you_mean, shown
 from aegis.execution import Enforcer, result_json
-from aegis.headers import Headers
+from aegis.headers import Headers, value_of
 from aegis.keys import Key
-from aegis.server.kernel import Answer, Caller
-from aegis_core import Engine, RiskLevel
+from aegis.server.kernel import JSON, Answer, Caller, Header
+from aegis_core import Action, Engine, RiskLevel
 
 __all__ = ["AUDIT_PARAMETERS", "Api"]
 
@@ -26,6 +27,8 @@ LARGEST_LIMIT = 1_000_000_000
 LARGEST_ID = 2**63 - 1
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
+LINES: Header = ("content-type", "application/x-ndjson")
+_IDEMPOTENCY_KEY = re.compile(r"[!-~]{1,255}")
 
 # SOURCE: RFC 3339 section 5.6. A `+` that was not escaped in a query arrives as a space.
 _TIME = re.compile(
@@ -41,7 +44,8 @@ class Api:
         settings: Limits.
         snapshot: The policy in force, at least as new as any that was answered for.
         enforcer: Executes.
-        audit: The records.
+        audit: Writes the records.
+        reader: Reads them.
     """
 
     def __init__(
@@ -50,12 +54,15 @@ class Api:
         snapshot: Callable[[], Snapshot],
         enforcer: Callable[[], Enforcer],
         audit: Callable[[], AuditLog],
+        reader: Callable[[], AuditReader],
     ) -> None:
         self._deepest = settings.deepest_nesting
         self._largest_batch = settings.largest_batch
         self._snapshot = snapshot
         self._enforcer = enforcer
         self._audit = audit
+        self._reader = reader
+        self._notes_allowed = settings.audit_decisions is AuditDecisions.ALL
 
     def health(self, _body: bytes, _headers: Headers, _query: str, _caller: Caller) -> Answer:
         """`GET /health`: the release that answers."""
@@ -113,8 +120,47 @@ class Api:
             ]
         )
 
-    async def execute(self, body: bytes, _headers: Headers, _query: str, caller: Caller) -> Answer:
+    async def evaluate_noted(
+        self, body: bytes, _headers: Headers, _query: str, caller: Caller
+    ) -> Answer:
+        """`POST /api/v1/evaluate` where decisions are recorded: decide and record."""
+        actions, is_batch = self._actions(body, caller)
+        snapshot = self._snapshot()
+        decisions = snapshot.engine.evaluate_many(
+            [(action.type, action.target, action.agent_id, action.params) for action in actions]
+        )
+        noted = [
+            place
+            for place, decision in enumerate(decisions)
+            if self._notes_allowed or not decision.is_allowed
+        ]
+        if noted:
+            await self._enforcer().note(
+                [actions[place] for place in noted],
+                [decisions[place] for place in noted],
+                snapshot.version,
+                None if caller is None else caller.name,
+            )
+        answers = [
+            codec.decision(action, decision)
+            for action, decision in zip(actions, decisions, strict=True)
+        ]
+        return 200, snapshot.headers, b"[%b]" % b",".join(answers) if is_batch else answers[0]
+
+    async def execute(self, body: bytes, headers: Headers, _query: str, caller: Caller) -> Answer:
         """`POST /api/v1/execute`: decide, approve, execute, audit."""
+        actions, is_batch = self._actions(body, caller)
+        key_name = None if caller is None else caller.name
+        claim = None
+        if "idempotency-key" in headers:
+            claim = Claim(key_name or "", _idempotency_key(headers), sha256(body).digest())
+        snapshot = self._snapshot()
+        done = await self._enforcer().run(actions, snapshot, key_name, claim)
+        results = [result_json(result) for result in done]
+        return 200, snapshot.headers, b"[%b]" % b",".join(results) if is_batch else results[0]
+
+    def _actions(self, body: bytes, caller: Caller) -> tuple[list[Action], bool]:
+        """The actions of a body, as its caller may ask for them, and whether it is a batch."""
         asked = codec.loads(body, self._deepest)
         is_batch = type(asked) is not dict or "actions" in asked
         if is_batch:
@@ -122,34 +168,47 @@ class Api:
             actions = [codec.action(item, index) for index, item in enumerate(items)]
         else:
             actions = [codec.action(asked)]
-        key_name = None
-        if caller is not None:
-            key_name = caller.name
+        if caller is not None and caller.agents:
             actions = [
                 replace(
                     action, agent_id=_agent(caller, action.agent_id, index if is_batch else None)
                 )
                 for index, action in enumerate(actions)
             ]
-        snapshot = self._snapshot()
-        done = await self._enforcer().run(actions, snapshot, key_name)
-        results = [result_json(result) for result in done]
-        return 200, snapshot.headers, b"[%b]" % b",".join(results) if is_batch else results[0]
+        return actions, is_batch
 
     def policy(self, _body: bytes, _headers: Headers, _query: str, _caller: Caller) -> Answer:
         """`GET /api/v1/policy`: the policy in force."""
         snapshot = self._snapshot()
         return 200, snapshot.headers, snapshot.json
 
-    async def audit(self, _body: bytes, _headers: Headers, query: str, _caller: Caller) -> Answer:
+    async def audit_head(
+        self, _body: bytes, _headers: Headers, _query: str, _caller: Caller
+    ) -> Answer:
+        """`GET /api/v1/audit/head`: the newest link of the chain."""
+        return 200, (), codec.dumps(await self._reader().head())
+
+    async def audit(self, _body: bytes, headers: Headers, query: str, _caller: Caller) -> Answer:
         """`GET /api/v1/audit`: records, oldest first."""
-        pages = self._audit().pages(read_filter(query))
+        pages = self._reader().pages(read_filter(query))
         # The first page is read before anything is sent, so that a failure still has its status.
         first: list[dict[str, Any]] = await anext(pages, [])
+        if LINES[1] in (value_of(headers, "accept") or ""):
+            return 200, (LINES,), _lines(first, pages)
         second = await anext(pages, None)
         if second is None:
             return 200, (), codec.dumps(first)
-        return 200, (), _streamed(first, second, pages)
+        return 200, (JSON,), _streamed(first, second, pages)
+
+
+def _idempotency_key(headers: Headers) -> str:
+    key = value_of(headers, "idempotency-key") or ""
+    if not _IDEMPOTENCY_KEY.fullmatch(key):
+        raise InvalidBody(
+            "`Idempotency-Key` must be one text of 1 to 255 visible ASCII characters",
+            "invalid_idempotency_key",
+        )
+    return key
 
 
 def _agent(key: Key, agent_id: str, index: int | None = None) -> str:
@@ -172,6 +231,16 @@ async def _streamed(
     async for page in pages:
         yield b"," + codec.dumps(page)[1:-1]
     yield b"]"
+
+
+async def _lines(
+    first: list[Any], pages: AsyncIterator[list[Any]]
+) -> AsyncIterator[bytes]:
+    page: list[Any] | None = first
+    while page is not None:
+        if page:
+            yield b"".join(codec.dumps(record) + b"\n" for record in page)
+        page = await anext(pages, None)
 
 
 def read_filter(query: str) -> AuditFilter:
@@ -222,6 +291,14 @@ def _status(name: str, value: str) -> ResultStatus:
         raise InvalidQuery(f"`{name}` {shown(value)} does not exist; use one of {known}") from None
 
 
+def _operation(name: str, value: str) -> Operation:
+    try:
+        return Operation(value)
+    except ValueError:
+        known = ", ".join(Operation)
+        raise InvalidQuery(f"`{name}` {shown(value)} does not exist; use one of {known}") from None
+
+
 def _number(largest: int) -> Callable[[str, str], int]:
     def read(name: str, value: str) -> int:
         if not (value.isascii() and value.isdigit() and len(value) < 20 and int(value) <= largest):
@@ -253,9 +330,11 @@ AUDIT_PARAMETERS: dict[str, tuple[str, Callable[[str, str], Any]]] = {
     "result_status": ("result_status", _status),
     "agent_id": ("agent_id", _text),
     "matched_rule": ("matched_rule", _text),
+    "operation": ("operation", _operation),
     "since": ("since_us", _time),
     "until": ("until_us", _time),
     "after": ("after", _number(LARGEST_ID)),
     "before": ("before", _number(LARGEST_ID)),
+    "since_seq": ("since_seq", _number(LARGEST_ID)),
     "limit": ("limit", _number(LARGEST_LIMIT)),
 }

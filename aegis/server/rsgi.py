@@ -82,11 +82,13 @@ class Rsgi(Kernel):
             status, more, content = answer if type(answer) is tuple else await answer  # type: ignore[misc]
         except Exception as error:  # noqa: BLE001 - the edge: no failure may end the connection unsaid
             status, more, content = self._refusal(error, request_id)
-        sent = [JSON, ("x-request-id", request_id), *more]
         if isinstance(content, bytes):
+            sent = [JSON, ("x-request-id", request_id), *more]
             # The server adds the length, and leaves the body out where the method is HEAD.
             proto.response_bytes(status, sent, content)
-        elif scope.method == "HEAD":
+            return
+        sent = [("x-request-id", request_id), *more]
+        if scope.method == "HEAD":
             proto.response_empty(status, sent)
         else:
             await _stream(proto, status, sent, content)
