@@ -345,9 +345,7 @@ class Enforcer:
         self, action: Action, decision: Decision, result: Result, asked: _Asked
     ) -> AuditRecord:
         is_begun = result.status is ResultStatus.STARTED
-        is_approved = (
-            decision.approval is Approval.APPROVE and asked.operation is Operation.EXECUTE
-        )
+        is_approved = decision.approval is Approval.APPROVE and asked.operation is Operation.EXECUTE
         return AuditRecord(
             now_us(),
             action.session_id or self._session_id,

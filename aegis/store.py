@@ -575,7 +575,7 @@ def transacted(connection: Connection) -> Iterator[None]:
 def insert_many(
     connection: Connection,
     into: str,
-    rows: list[tuple[Value, ...]],
+    rows: Sequence[tuple[Value, ...]],
     most_exact: int = 0,
     *,
     conflict: str = "ABORT",
@@ -598,7 +598,9 @@ def insert_many(
             # Powers of two, so that few different statements are prepared.
             count = 1 << (count.bit_length() - 1)
         values = [value for values in rows[start : start + count] for value in values]
-        connection.execute(f"INSERT OR {conflict} INTO {into} VALUES {', '.join([row] * count)}", values)
+        connection.execute(
+            f"INSERT OR {conflict} INTO {into} VALUES {', '.join([row] * count)}", values
+        )
         start += count
 
 
@@ -619,7 +621,8 @@ def foreign_rows(path: str, table: str, columns: Sequence[str]) -> Iterator[dict
         )
         _distrust_schema(connection)
         known = {
-            name for (name,) in connection.execute("SELECT name FROM pragma_table_info(?)", (table,))
+            name
+            for (name,) in connection.execute("SELECT name FROM pragma_table_info(?)", (table,))
         }
         if not known:
             raise StoreError(f"{shown(path)} has no table {shown(table)}")

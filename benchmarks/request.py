@@ -59,7 +59,7 @@ def api(rules: int) -> Api:
     policy = Policy(workload.policy(rules).rules)
     loaded = LoadedPolicy(policy, "")
     snapshot = Snapshot(loaded, PolicyVersion(1, loaded.sha256, "file", 0, ""))
-    return Api(Settings(), lambda: snapshot, _nobody, _nobody)
+    return Api(Settings(), lambda: snapshot, _nobody, _nobody, _nobody)
 
 
 def _nobody() -> NoReturn:

@@ -6,6 +6,7 @@ What is written is in `records`, how in `log`, read in `reading`, and judged in 
 from aegis.audit.log import AuditLog, Committed
 from aegis.audit.reading import AuditFilter, AuditReader
 from aegis.audit.records import (
+    MEMBERS,
     AuditRecord,
     Operation,
     Outcome,
@@ -16,6 +17,7 @@ from aegis.audit.records import (
 from aegis.audit.requests import Claim, Claimed
 
 __all__ = [
+    "MEMBERS",
     "AuditFilter",
     "AuditLog",
     "AuditReader",

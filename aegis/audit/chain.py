@@ -119,11 +119,12 @@ class ChainEnd:
 
 def newest_link(connection: Connection) -> tuple[int, bytes]:
     """The number and the hash of the newest link; 0 and `GENESIS` where there is none."""
-    rows: list[Any] = connection.execute(
-        "SELECT id, hash FROM record ORDER BY id DESC LIMIT 1"
-    ).fetchall() or connection.execute(
-        "SELECT last, hash FROM archive ORDER BY last DESC LIMIT 1"
-    ).fetchall()
+    rows: list[Any] = (
+        connection.execute("SELECT id, hash FROM record ORDER BY id DESC LIMIT 1").fetchall()
+        or connection.execute(
+            "SELECT last, hash FROM archive ORDER BY last DESC LIMIT 1"
+        ).fetchall()
+    )
     if not rows:
         return 0, GENESIS
     number, hashed = rows[0]

@@ -48,11 +48,14 @@ def import_agent_aegis(
     records = [_record(place, row) for place, row in enumerate(rows, 1)]
     chain = ChainEnd(store)
     with store.transaction() as connection:
-        if records and connection.execute(
-            "SELECT EXISTS (SELECT 1 FROM record JOIN word ON word.id = session"
-            " WHERE operation = 3 AND timestamp_us = ? AND text = ? AND action_target = ?)",
-            (records[0].timestamp_us, records[0].session_id, records[0].action_target),
-        ).get:
+        if (
+            records
+            and connection.execute(
+                "SELECT EXISTS (SELECT 1 FROM record JOIN word ON word.id = session"
+                " WHERE operation = 3 AND timestamp_us = ? AND text = ? AND action_target = ?)",
+                (records[0].timestamp_us, records[0].session_id, records[0].action_target),
+            ).get
+        ):
             raise StoreError(f"{shown(path)} was imported before: its first record is there")
         for start in range(0, len(records), _LINKS_AT_ONCE):
             part = records[start : start + _LINKS_AT_ONCE]

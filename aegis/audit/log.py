@@ -330,10 +330,9 @@ class AuditLog:
 
     def _store_jobs(self, connection: Connection, jobs: list[_Job]) -> None:
         links = [link for job in jobs for link in job.links]
-        if (
-            any(job.claim is not None or job.request is not None for job in jobs)
-            or self._chain.needs_transaction(links)
-        ):
+        if any(
+            job.claim is not None or job.request is not None for job in jobs
+        ) or self._chain.needs_transaction(links):
             with transacted(connection):
                 results, appended = self._write_jobs(connection, jobs)
                 self._attempt = _Attempt(results, appended)

@@ -27,7 +27,15 @@ SEGMENT_BITS = 12
 SEGMENT = 1 << SEGMENT_BITS
 """Links of a segment."""
 
-KINDS = ("session", "action_type", "matched_rule", "agent", "risk_level", "result_status", "operation")
+KINDS = (
+    "session",
+    "action_type",
+    "matched_rule",
+    "agent",
+    "risk_level",
+    "result_status",
+    "operation",
+)
 """Columns that are indexed. INVARIANT: their places are in every file; add only at the end."""
 
 _BITMAP_BYTES = SEGMENT // 8
@@ -111,7 +119,7 @@ class Indexer:
             self._awake.clear()
             try:
                 self._is_ours = self._is_ours or self._store.hold(_INDEXER)
-                while self._is_ours and not self._is_closing and self._seal_next():
+                while self._is_ours and self._seal_next():
                     pass
             except StoreError as error:
                 _log.warning("the audit's index is not up to date: %s", error)
@@ -119,6 +127,8 @@ class Indexer:
             self._sealed_to = max(self._sealed_to, self._newest - SEGMENT)
 
     def _seal_next(self) -> bool:
+        if self._is_closing:
+            return False
         with self._store.reading() as connection:
             first = sealed_to(connection)
             self._sealed_to = first
@@ -162,7 +172,9 @@ def unlike_records(store: Store, archived: int) -> int | None:
         StoreError: The database cannot be read.
     """
     with store.reading() as connection:
-        segments: list[Any] = connection.execute("SELECT id, first_us, last_us FROM segment").fetchall()
+        segments: list[Any] = connection.execute(
+            "SELECT id, first_us, last_us FROM segment"
+        ).fetchall()
     for segment, first_us, last_us in segments:
         first = segment << SEGMENT_BITS
         if first <= archived:
@@ -174,8 +186,10 @@ def unlike_records(store: Store, archived: int) -> int | None:
                 "SELECT kind, word, records FROM posting WHERE segment = ?", (segment,)
             ).fetchall()
         made = {key: _encoded(offsets) for key, offsets in _by_value(rows).items()}
-        if times != [(first_us, last_us)] or made != {(k, w): records for k, w, records in postings}:
-            return first
+        if times != [(first_us, last_us)] or made != {
+            (k, w): records for k, w, records in postings
+        }:
+            return int(first)
     return None
 
 

@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
+from itertools import islice
 from typing import Any, TypeVar
 
 from aegis.audit.chain import newest_link
 from aegis.audit.postings import KINDS, SEGMENT, SEGMENT_BITS, bitmap, sealed_to
-from aegis.audit.records import OPERATION_CODES, SELECT, STATUS_CODES, Operation, ResultStatus, as_members
+from aegis.audit.records import (
+    OPERATION_CODES,
+    SELECT,
+    STATUS_CODES,
+    STATUSES,
+    Operation,
+    ResultStatus,
+    as_members,
+    timestamp_text,
+)
 from aegis.audit.signing import HeadSigner
 from aegis.store import Connection, Store
 from aegis_core import RiskLevel
@@ -53,7 +64,17 @@ _WORDS = ("session_id", "action_type", "matched_rule", "agent_id")
 _KINDS = {
     "session_id": "session",
     "agent_id": "agent",
-    **{name: name for name in ("action_type", "matched_rule", "risk_level", "result_status", "operation")},
+    **{
+        name: name
+        for name in ("action_type", "matched_rule", "risk_level", "result_status", "operation")
+    },
+}
+_COUNTED = {
+    "result_status": "result_statuses",
+    "risk_level": "risk_levels",
+    "action_type": "action_types",
+    "matched_rule": "matched_rules",
+    "agent": "agents",
 }
 _STATUS = "ifnull(o.result_status, r.result_status)"
 
@@ -112,7 +133,7 @@ class AuditReader:
     """
 
     def __init__(self, store: Store, *, signer: HeadSigner | None = None) -> None:
-        self._store = store
+        self.store = store
         self._signer = signer
         self._threads = ThreadPoolExecutor(2, "aegis-audit-read")
 
@@ -147,7 +168,7 @@ class AuditReader:
         Raises:
             StoreError: The database cannot be read.
         """
-        with self._store.reading() as connection:
+        with self.store.reading() as connection:
             number, hashed = newest_link(connection)
         # Links are numbered from 1 without a gap.
         head = {"id": number, "hash": hashed.hex(), "count": number}
@@ -164,14 +185,14 @@ class AuditReader:
         if wanted.since_seq is not None:
             yield from self._followed(wanted)
             return
-        with self._store.reading() as connection:
+        with self.store.reading() as connection:
             search = _search(connection, wanted)
             first, left = (0, 0) if search is None else (search.first, wanted.limit)
             if search is not None and left is not None and wanted.after is None:
                 first = _start_of_newest(connection, search, left)
         while search is not None and (left is None or left > 0):
             rows = MOST_ROWS_A_PAGE if left is None else min(left, MOST_ROWS_A_PAGE)
-            with self._store.reading() as connection:
+            with self.store.reading() as connection:
                 numbers = _numbers_from(connection, search, first, rows)
                 page = _page(connection, numbers)
             if page:
@@ -181,9 +202,68 @@ class AuditReader:
             first = page[-1]["id"] + 1 if page else numbers[-1] + 1
             left = None if left is None else left - len(page)
 
+    def read_stats(self, most: int = 10) -> dict[str, Any]:
+        """How many records say what.
+
+        Args:
+            most: How many action types, rules and agents are named: the most frequent ones.
+
+        Raises:
+            StoreError: The database cannot be read.
+        """
+        counts: dict[str, Counter[Any]] = {column: Counter() for column in _COUNTED}
+        times: list[int] = []
+        records = 0
+        with self.store.reading() as connection:
+            last, _ = newest_link(connection)
+            archived = connection.execute("SELECT ifnull(max(last), 0) FROM archive").get
+        for first in range(archived, last, MOST_LINKS_FOLLOWED):
+            where = "r.id > ? AND r.id <= ? AND r.intent IS NULL"
+            span = (first, min(first + MOST_LINKS_FOLLOWED, last))
+            with self.store.reading() as connection:
+                for column, found in counts.items():
+                    said = _STATUS if column == "result_status" else f"r.{column}"
+                    for code, count in connection.execute(
+                        f"SELECT {said}, count(*) {_FROM} WHERE {where} GROUP BY 1", span
+                    ):
+                        found[code] += count
+                for count, earliest, latest in connection.execute(
+                    "SELECT count(*), min(timestamp_us), max(timestamp_us) FROM record AS r"
+                    f" WHERE {where}",
+                    span,
+                ):
+                    records += count
+                    times += [] if earliest is None else [earliest, latest]
+        return {
+            "records": records,
+            "links": last - archived,
+            "archived_links": archived,
+            "first": timestamp_text(min(times)) if times else None,
+            "last": timestamp_text(max(times)) if times else None,
+            **{
+                _COUNTED[column]: self._named(column, found, most)
+                for column, found in counts.items()
+            },
+        }
+
+    def _named(self, column: str, counts: Counter[Any], most: int) -> dict[str, int]:
+        """The most frequent values and their counts."""
+        match column:
+            case "result_status":
+                return {STATUSES[code].value: count for code, count in counts.most_common()}
+            case "risk_level":
+                return {RiskLevel(code).name: count for code, count in counts.most_common()}
+            case _:
+                with self.store.reading() as connection:
+                    return {
+                        connection.execute("SELECT text FROM word WHERE id = ?", (code,)).get: count
+                        for code, count in counts.most_common(most)
+                        if code is not None
+                    }
+
     def _followed(self, wanted: AuditFilter) -> Iterator[list[dict[str, Any]]]:
         """Records by their newest link."""
-        with self._store.reading() as connection:
+        with self.store.reading() as connection:
             search = _search(connection, wanted)
             last, _ = newest_link(connection)
         seq, left = wanted.since_seq or 0, wanted.limit
@@ -191,7 +271,7 @@ class AuditReader:
             rows = MOST_ROWS_A_PAGE if left is None else min(left, MOST_ROWS_A_PAGE)
             until = min(seq + MOST_LINKS_FOLLOWED, last)
             where, bindings = search.where()
-            with self._store.reading() as connection:
+            with self.store.reading() as connection:
                 found: list[Any] = connection.execute(
                     "WITH link AS (SELECT n.id AS seq, ifnull(n.intent, n.id) AS first"
                     " FROM record AS n WHERE n.id > ? AND n.id <= ?)"
@@ -208,7 +288,7 @@ class AuditReader:
                 yield page
 
     def _results(self, request: int) -> list[dict[str, Any]]:
-        with self._store.reading() as connection:
+        with self.store.reading() as connection:
             numbers: list[Any] = connection.execute(
                 "SELECT record FROM request_record WHERE request = ? ORDER BY position", (request,)
             ).fetchall()
@@ -257,10 +337,7 @@ def _numbers_from(connection: Connection, search: _Search, first: int, most: int
     first = max(first, search.first)
     if not search.is_plain:
         for start, bits in _segments(connection, search, first, newest_first=False):
-            while bits and len(numbers) < most:
-                lowest = bits & -bits
-                numbers.append(start + lowest.bit_length() - 1)
-                bits ^= lowest
+            numbers += islice(_lowest_first(start, bits), most - len(numbers))
             if len(numbers) == most:
                 return numbers
         first = max(first, sealed_to(connection))
@@ -278,13 +355,12 @@ def _start_of_newest(connection: Connection, search: _Search, most: int) -> int:
         return search.last + 1
     sealed = 0 if search.is_plain else sealed_to(connection)
     where, bindings = search.where()
-    count: int
-    number: int | None
-    ((count, number),) = connection.execute(
+    newest: list[Any] = connection.execute(
         f"SELECT count(*), min(id) FROM (SELECT r.id {_FROM}"
         f" WHERE {where} AND r.id >= ? AND r.id <= ? ORDER BY r.id DESC LIMIT ?)",
         (*bindings, max(search.first, sealed), search.last, most),
     ).fetchall()
+    count, number = newest[0]
     first = search.last + 1 if number is None else number
     if count == most or search.is_plain:
         return first
@@ -294,13 +370,24 @@ def _start_of_newest(connection: Connection, search: _Search, most: int) -> int:
             count += here
             first = start if bits else first
             continue
-        while count < most:
-            highest = bits.bit_length() - 1
-            first = start + highest
-            bits ^= 1 << highest
-            count += 1
+        for at in islice(_highest_first(start, bits), most - count):
+            first = at
         break
     return first
+
+
+def _lowest_first(start: int, bits: int) -> Iterator[int]:
+    while bits:
+        lowest = bits & -bits
+        yield start + lowest.bit_length() - 1
+        bits ^= lowest
+
+
+def _highest_first(start: int, bits: int) -> Iterator[int]:
+    while bits:
+        highest = bits.bit_length() - 1
+        yield start + highest
+        bits ^= 1 << highest
 
 
 def _segments(

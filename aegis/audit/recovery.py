@@ -71,9 +71,7 @@ def chain_old_records(store: Store, chain: ChainEnd) -> None:
             return
         with transacted(connection):
             last = -1
-            while rows := connection.execute(
-                f"{_OLD} WHERE r.id > ? ORDER BY r.id LIMIT ?", (last, _MOST_AT_ONCE)
-            ).fetchall():
+            while rows := _old_rows(connection, last):
                 last = rows[-1][0]
                 # Nobody else is in the turn: what is remembered too early here ends with the process.
                 chain.committed(chain.append(connection, [_old_record(row) for row in rows]))
@@ -97,6 +95,12 @@ FROM unchained_record AS r
     LEFT JOIN word AS chain ON chain.id = r.chain
     LEFT JOIN word AS key_name ON key_name.id = r.key_name
 """
+
+
+def _old_rows(connection: Connection, last: int) -> list[Any]:
+    return connection.execute(
+        f"{_OLD} WHERE r.id > ? ORDER BY r.id LIMIT ?", (last, _MOST_AT_ONCE)
+    ).fetchall()
 
 
 def _old_record(row: tuple[Any, ...]) -> AuditRecord:

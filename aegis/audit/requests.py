@@ -92,9 +92,7 @@ def enlist(connection: Connection, request: int, links: Sequence[Link], first: i
     noted = connection.execute(
         "SELECT count(*) FROM request_record WHERE request = ?", (request,)
     ).get
-    records = [
-        number for number, link in enumerate(links, first) if not isinstance(link, Outcome)
-    ]
+    records = [number for number, link in enumerate(links, first) if not isinstance(link, Outcome)]
     if records:
         insert_many(
             connection,

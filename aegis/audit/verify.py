@@ -18,7 +18,15 @@ from aegis.audit.records import CANONICAL, GENESIS
 from aegis.errors import InvalidTrail, StoreError, shown
 from aegis.store import Store
 
-__all__ = ["EXPORT_HEAD", "Pin", "Verified", "exported_links", "verify", "verify_export"]
+__all__ = [
+    "EXPORT_HEAD",
+    "Pin",
+    "Verified",
+    "exported_links",
+    "is_database",
+    "verify",
+    "verify_export",
+]
 
 _LINKS_AT_ONCE = 20_000
 EXPORT_HEAD = "aegis-audit-chain 1"

@@ -125,9 +125,7 @@ def build_app(
         session_id: Of actions that name none; the same for all workers of a server.
     """
     service = _Service(settings, file, executor or NoOpExecutor(), session_id or uuid.uuid4().hex)
-    api = Api(
-        settings, service.decisions.snapshot, service.enforcer, service.audit, service.reader
-    )
+    api = Api(settings, service.decisions.snapshot, service.enforcer, service.audit, service.reader)
     admin = Admin(deepest=settings.deepest_nesting, put=service.put)
     body = settings.largest_body_bytes
     routes = {

@@ -5,36 +5,25 @@ from __future__ import annotations
 import re
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from typing import Any
-from urllib.parse import parse_qsl
 
 from aegis import __version__, codec
-from aegis.audit import AuditFilter, AuditLog, AuditReader, Claim, Operation, ResultStatus
+from aegis.audit import AuditLog, AuditReader, Claim
+from aegis.audit.query import read_filter
 from aegis.config import AuditDecisions, Settings
 from aegis.decisions import Snapshot
-from aegis.errors import Forbidden, InvalidBody, InvalidQuery, NotReady, StoreError, did_you_mean, shown
+from aegis.errors import Forbidden, InvalidBody, NotReady, StoreError, shown
 from aegis.execution import Enforcer, result_json
 from aegis.headers import Headers, value_of
 from aegis.keys import Key
 from aegis.server.kernel import JSON, Answer, Caller, Header
-from aegis_core import Action, Engine, RiskLevel
+from aegis_core import Action, Engine
 
-__all__ = ["AUDIT_PARAMETERS", "Api"]
+__all__ = ["Api"]
 
-LARGEST_LIMIT = 1_000_000_000
-LARGEST_ID = 2**63 - 1
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_MICROSECOND = timedelta(microseconds=1)
 LINES: Header = ("content-type", "application/x-ndjson")
 _IDEMPOTENCY_KEY = re.compile(r"[!-~]{1,255}")
-
-# SOURCE: RFC 3339 section 5.6. A `+` that was not escaped in a query arrives as a space.
-_TIME = re.compile(
-    r"(\d{4}-\d\d-\d\d)[Tt ](\d\d:\d\d:\d\d)(?:\.(\d{1,9}))?(?:([Zz])|([+\- ])(\d\d:\d\d))",
-    re.ASCII,
-)
 
 
 class Api:
@@ -233,108 +222,9 @@ async def _streamed(
     yield b"]"
 
 
-async def _lines(
-    first: list[Any], pages: AsyncIterator[list[Any]]
-) -> AsyncIterator[bytes]:
+async def _lines(first: list[Any], pages: AsyncIterator[list[Any]]) -> AsyncIterator[bytes]:
     page: list[Any] | None = first
     while page is not None:
         if page:
             yield b"".join(codec.dumps(record) + b"\n" for record in page)
         page = await anext(pages, None)
-
-
-def read_filter(query: str) -> AuditFilter:
-    """The filter of a query string; an empty value is left out.
-
-    Raises:
-        InvalidQuery: A parameter is unknown, repeated, or has an impossible value.
-    """
-    try:
-        if not query.isascii():
-            raise ValueError
-        pairs = parse_qsl(query, keep_blank_values=True, errors="strict", max_num_fields=64)
-    except ValueError:
-        raise InvalidQuery(
-            "the query string is not UTF-8 in percent encoding, or has over 64 parameters"
-        ) from None
-    wanted: dict[str, Any] = {}
-    for name, value in pairs:
-        if name not in AUDIT_PARAMETERS:
-            hint = did_you_mean(name, AUDIT_PARAMETERS)
-            raise InvalidQuery(f"unknown parameter {shown(name)}{hint}")
-        member, read = AUDIT_PARAMETERS[name]
-        if not value:
-            continue
-        if member in wanted:
-            raise InvalidQuery(f"`{name}` stands twice; give it once")
-        wanted[member] = read(name, value)
-    return AuditFilter(**wanted)
-
-
-def _text(_: str, value: str) -> str:
-    return value
-
-
-def _risk_level(name: str, value: str) -> RiskLevel:
-    try:
-        return RiskLevel[value.upper() if value.isascii() else ""]
-    except KeyError:
-        levels = ", ".join(level.name for level in RiskLevel)
-        raise InvalidQuery(f"`{name}` {shown(value)} does not exist; use one of {levels}") from None
-
-
-def _status(name: str, value: str) -> ResultStatus:
-    try:
-        return ResultStatus(value)
-    except ValueError:
-        known = ", ".join(ResultStatus)
-        raise InvalidQuery(f"`{name}` {shown(value)} does not exist; use one of {known}") from None
-
-
-def _operation(name: str, value: str) -> Operation:
-    try:
-        return Operation(value)
-    except ValueError:
-        known = ", ".join(Operation)
-        raise InvalidQuery(f"`{name}` {shown(value)} does not exist; use one of {known}") from None
-
-
-def _number(largest: int) -> Callable[[str, str], int]:
-    def read(name: str, value: str) -> int:
-        if not (value.isascii() and value.isdigit() and len(value) < 20 and int(value) <= largest):
-            raise InvalidQuery(f"`{name}` must be a number from 0 to {largest}, not {shown(value)}")
-        return int(value)
-
-    return read
-
-
-def _time(name: str, value: str) -> int:
-    match = _TIME.fullmatch(value)
-    if match is not None:
-        day, clock, fraction, _, sign, offset = match.groups()
-        zone = f"{'-' if sign == '-' else '+'}{offset}" if offset else "+00:00"
-        try:
-            moment = datetime.fromisoformat(f"{day}T{clock}.{(fraction or '0')[:6]:0<6}{zone}")
-            return (moment - _EPOCH) // _MICROSECOND
-        except (ValueError, OverflowError):
-            pass
-    raise InvalidQuery(
-        f"`{name}` must be a time as in `2026-01-31T18:00:00Z` (RFC 3339), not {shown(value)}"
-    )
-
-
-AUDIT_PARAMETERS: dict[str, tuple[str, Callable[[str, str], Any]]] = {
-    "session_id": ("session_id", _text),
-    "action_type": ("action_type", _text),
-    "risk_level": ("risk_level", _risk_level),
-    "result_status": ("result_status", _status),
-    "agent_id": ("agent_id", _text),
-    "matched_rule": ("matched_rule", _text),
-    "operation": ("operation", _operation),
-    "since": ("since_us", _time),
-    "until": ("until_us", _time),
-    "after": ("after", _number(LARGEST_ID)),
-    "before": ("before", _number(LARGEST_ID)),
-    "since_seq": ("since_seq", _number(LARGEST_ID)),
-    "limit": ("limit", _number(LARGEST_LIMIT)),
-}

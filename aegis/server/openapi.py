@@ -8,10 +8,10 @@ from typing import Any
 
 from aegis import __version__
 from aegis.audit import ResultStatus
+from aegis.audit.query import LARGEST_ID, LARGEST_LIMIT
 from aegis.codec import dumps
 from aegis.config import Settings
 from aegis.headers import Headers
-from aegis.server.api import LARGEST_ID, LARGEST_LIMIT
 from aegis.server.kernel import Answer, Caller
 from aegis_core import Approval, RiskLevel
 
