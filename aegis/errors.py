@@ -99,14 +99,14 @@ class InvalidTrail(AegisError):
     """An audit that was changed, or of which something is missing.
 
     Args:
+        what: What is wrong with the link.
         number: The first link that is wrong.
-        what: What is wrong with it.
     """
 
     code = "invalid_trail"
     exit_code = 1
 
-    def __init__(self, number: int, what: str) -> None:
+    def __init__(self, what: str, number: int) -> None:
         super().__init__(f"the audit is not as it was written: link {number} {what}")
         self.number = number
 
@@ -184,7 +184,7 @@ class BodyTimeout(RequestError):
 class Conflict(RequestError):
     """A request that contradicts an earlier one of the same name."""
 
-    code = "conflict"
+    code = "request_in_progress"
     status = 409
 
 

@@ -301,8 +301,7 @@ class Enforcer:
         if is_running or any(record["result_status"] == ResultStatus.STARTED for record in records):
             raise Conflict(
                 "the first request with this `Idempotency-Key` still runs; ask again later",
-                "request_in_progress",
-                _RETRY_LATER,
+                headers=_RETRY_LATER,
             )
         results = [_from_record(record) for record in records]
         results += [

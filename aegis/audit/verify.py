@@ -95,10 +95,10 @@ def verify(
         number, previous = since - 1, _hash_of(store, since - 1)
     verified = _walked(_links(store, number, last, tick), number, previous, pin, dict(anchors))
     if verified.last < last:
-        raise InvalidTrail(verified.last + 1, "is missing")
+        raise InvalidTrail("is missing", verified.last + 1)
     odd = unlike_records(store, number)
     if odd is not None:
-        raise InvalidTrail(odd, "is not where the index says; records may not be found by it")
+        raise InvalidTrail("is not where the index says; records may not be found by it", odd)
     return verified
 
 
@@ -154,20 +154,20 @@ def _walked(
     for found, hashed, canonical in links:
         number += 1
         if found != number:
-            raise InvalidTrail(number, "is missing" if found > number else "stands twice")
+            raise InvalidTrail("is missing" if found > number else "stands twice", number)
         # The hash of what was stored before, and of what is here now.
         if sha256(previous + canonical).digest() != hashed:
-            raise InvalidTrail(number, "was changed, or is not the one that stood here")
+            raise InvalidTrail("was changed, or is not the one that stood here", number)
         if hashed == wanted:
             is_pinned = True
         if pin is not None and number == pin.number and hashed != pin.hash:
-            raise InvalidTrail(number, "is not the pinned one: the chain was made anew")
+            raise InvalidTrail("is not the pinned one: the chain was made anew", number)
         previous = hashed
     if pin is not None and not is_pinned:
         if pin.number is not None and pin.number > number:
-            raise InvalidTrail(number + 1, f"is missing, and all up to the pinned {pin.number}")
+            raise InvalidTrail(f"is missing, and all up to the pinned {pin.number}", number + 1)
         raise InvalidTrail(
-            number + 1, "is missing, or the chain was made anew: the pinned head is not in it"
+            "is missing, or the chain was made anew: the pinned head is not in it", number + 1
         )
     return Verified(first, number, number - first + 1, previous, is_pinned)
 
@@ -219,7 +219,7 @@ def _read_lines(
         try:
             yield number + count, bytes.fromhex(hashed.decode("ascii")), canonical
         except ValueError:
-            raise InvalidTrail(number + count, "was changed: its line has no hash") from None
+            raise InvalidTrail("was changed: its line has no hash", number + count) from None
         if count % _LINKS_AT_ONCE == 0:
             tick(count)
 

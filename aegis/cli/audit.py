@@ -369,7 +369,7 @@ def _pin(text: str, public_key: str | None) -> Pin:
         except OSError as error:
             raise ConfigError(f"cannot read {shown(public_key)}: {error.strerror}") from None
         if not is_signed_by(kept, key):
-            raise InvalidTrail(pin.number or 0, "has a head that this key did not sign")
+            raise InvalidTrail("has a head that this key did not sign", pin.number or 0)
     return pin
 
 

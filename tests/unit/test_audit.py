@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime, timedelta
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ from aegis.audit import (
     AuditLog,
     AuditReader,
     AuditRecord,
+    Committed,
+    Operation,
     ResultStatus,
     now_us,
     timestamp_text,
@@ -109,6 +112,15 @@ def in_log(scenario: Callable[[Log], Awaitable[Any]], **options: Any) -> Any:
 # --- writing -------------------------------------------------------------------------------------
 
 
+HASH_OF_WHOLE = sha256(
+    bytes(32)
+    + b'["record",1,1769882400123456,"evaluate","s\\u0000\xc3\xa9","write","\xf0\x9f\x98\x80",'
+    b'"{\\"a\\": 1}","d","CRITICAL","approve","<default>","auto-approved","interrupted","[1]","e",'
+    b'"a","p","c",-9223372036854775808,7,"crm-bot",3]'
+).hexdigest()
+"""As docs/audit-format.md says."""
+
+
 def test_record_is_found_as_it_was_appended() -> None:
     whole = AuditRecord(
         timestamp_us=1_769_882_400_123_456,
@@ -130,6 +142,8 @@ def test_record_is_found_as_it_was_appended() -> None:
         chain_depth=-(2**63),
         policy_version=7,
         key_name="crm-bot",
+        operation=Operation.EVALUATE,
+        worker=3,
     )
 
     async def scenario(log: Log) -> list[dict[str, Any]]:
@@ -158,6 +172,11 @@ def test_record_is_found_as_it_was_appended() -> None:
             "chain_depth": -(2**63),
             "policy_version": 7,
             "key_name": "crm-bot",
+            "operation": "evaluate",
+            "worker": 3,
+            "ended": None,
+            "seq": 1,
+            "hash": HASH_OF_WHOLE,
         }
     ]
 
@@ -262,7 +281,7 @@ def test_record_that_cannot_be_stored_does_not_keep_others_from_it() -> None:
         return outcomes, await targets(log)
 
     outcomes, stored = in_log(scenario)
-    assert [type(outcome) for outcome in outcomes] == [type(None), AuditUnavailable, type(None)]
+    assert [type(outcome) for outcome in outcomes] == [Committed, AuditUnavailable, Committed]
     assert stored == ["a", "b", "c"]
 
 
@@ -276,17 +295,20 @@ async def until(is_so: Callable[[], bool]) -> None:
         await asyncio.sleep(0.002)
 
 
-def test_record_that_waited_too_long_is_not_acknowledged_but_stored_later() -> None:
+@pytest.mark.parametrize(("must_stay", "stored"), [(False, []), (True, ["late"])])
+def test_record_that_waited_too_long_is_withdrawn_unless_it_must_stay(
+    must_stay: bool, stored: list[str]
+) -> None:
     async def scenario(log: Log, store: Store) -> list[str]:
         with store.turn():
             with pytest.raises(AuditUnavailable, match="not committed within"):
-                await log.append([record("late")])
+                await log.append([record("late")], must_stay=must_stay)
             assert log.queued == 1
         await until(lambda: log.queued == 0)
         return await targets(log)
 
     with opened(timeout_s=0.02) as (log, store):
-        assert asyncio.run(scenario(log, store)) == ["late"]
+        assert asyncio.run(scenario(log, store)) == stored
 
 
 def test_full_queue_is_said_before_anything_is_done() -> None:
@@ -488,14 +510,11 @@ def test_writing_goes_on_while_pages_are_read(tmp_path: Path) -> None:
 
 def test_reading_that_fails_is_a_store_error(tmp_path: Path) -> None:
     path = tmp_path / "audit.db"
-    store = Store(path)
-    with store.transaction() as connection:
-        connection.execute("DROP TABLE record")
-    log = Log(store, most_queued=1, timeout_s=1.0)
-    with pytest.raises(StoreError, match="cannot read"):
-        asyncio.run(found(log))
-    log.close()
-    store.close()
+    with opened(path) as (log, store):
+        with store.transaction() as connection:
+            connection.execute("DROP TABLE record")
+        with pytest.raises(StoreError, match="cannot read"):
+            asyncio.run(found(log))
 
 
 # --- append only ---------------------------------------------------------------------------------
