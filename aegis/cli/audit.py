@@ -48,8 +48,24 @@ def _filters(command: Callable[..., None]) -> Callable[..., None]:
     """The parameters of `GET /api/v1/audit`, as options."""
     for name in reversed(AUDIT_PARAMETERS):
         if name not in ("limit", "since_seq"):
-            command = click.option(f"--{name.replace('_', '-')}", name, metavar="VALUE")(command)
+            option = f"--{name.replace('_', '-')}"
+            command = click.option(option, name, metavar="VALUE", help=_KEPT[name])(command)
     return command
+
+
+_KEPT = {
+    "session_id": "Of this session.",
+    "action_type": "Of this type.",
+    "risk_level": "Of this risk level.",
+    "result_status": "With this outcome.",
+    "agent_id": "By this agent.",
+    "matched_rule": "Decided by this rule.",
+    "operation": "Executed, only evaluated, or imported.",
+    "since": "At or after this moment, in RFC 3339.",
+    "until": "At or before it.",
+    "after": "With a larger id.",
+    "before": "With a smaller id.",
+}
 
 
 def _form(*forms: str) -> Callable[[Any], Any]:
