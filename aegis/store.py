@@ -288,8 +288,8 @@ class Store:
             for script in MIGRATIONS[version:]:
                 connection.execute(script)
             connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-            # Written even when nothing changes: a read-only file would open without an error.
-            connection.execute(f"PRAGMA user_version = {len(MIGRATIONS)}")
+            # Also where nothing changes: a read-only file would open without an error.
+            touch(connection)
 
     def _refuse_foreign(self) -> None:
         owner = _pragma(self._writer, "application_id")
@@ -308,7 +308,7 @@ class Store:
 
     def _refuse_older(self) -> None:
         version = _pragma(self._writer, "user_version")
-        if version < len(MIGRATIONS) or self._writer.table_exists(None, "unchained_record"):
+        if version < len(MIGRATIONS):
             raise StoreError(
                 f"{shown(self.path)} is of an older Aegis; serve it once, which brings it up to date"
             )
@@ -357,8 +357,8 @@ class Store:
         Raises:
             StoreError: It could not.
         """
-        with self.transaction():
-            pass
+        with self.transaction() as connection:
+            touch(connection)
 
     @contextmanager
     def turn(self) -> Iterator[Connection]:
@@ -558,6 +558,11 @@ class Store:
                 (sha256, origin, created_us, source, key_name),
             ).fetchall()
         return PolicyVersion(rows[0][0], sha256, origin, created_us, source, key_name)
+
+
+def touch(connection: Connection) -> None:
+    """Write something that changes nothing, to see that it can be written; within a turn."""
+    connection.execute(f"PRAGMA user_version = {len(MIGRATIONS)}")
 
 
 @contextmanager

@@ -67,7 +67,10 @@ def chain_old_records(store: Store, chain: ChainEnd) -> None:
         StoreError: The database cannot be written.
     """
     with store.turn() as connection:
-        if not connection.table_exists(None, "unchained_record"):
+        # Asked in SQL, which notices that another process has just done it.
+        if not connection.execute(
+            "SELECT count(*) FROM sqlite_schema WHERE name = 'unchained_record'"
+        ).get:
             return
         with transacted(connection):
             last = -1
