@@ -308,7 +308,7 @@ class Store:
 
     def _refuse_older(self) -> None:
         version = _pragma(self._writer, "user_version")
-        if version < len(MIGRATIONS) or self._writer.table_exists(None, "unchained_record"):
+        if version < len(MIGRATIONS) or has_table(self._writer, "unchained_record"):
             raise StoreError(
                 f"{shown(self.path)} is of an older Aegis; serve it once, which brings it up to date"
             )
@@ -632,6 +632,15 @@ def foreign_rows(path: str, table: str, columns: Sequence[str]) -> Iterator[dict
         connection.close()
     except apsw.Error as error:
         raise StoreError(f"cannot read {shown(path)}: {error}") from error
+
+
+def has_table(connection: Connection, name: str) -> bool:
+    """Whether there is a table now; what SQLite remembers of the schema may be another process's past."""
+    return bool(
+        connection.execute(
+            "SELECT EXISTS (SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = ?)", (name,)
+        ).get
+    )
 
 
 def is_constraint(error: BaseException) -> bool:
