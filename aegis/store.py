@@ -288,6 +288,7 @@ class Store:
             for script in MIGRATIONS[version:]:
                 connection.execute(script)
             connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+            _drop_if_empty(connection, "unchained_record")
             # Also where nothing changes: a read-only file would open without an error.
             touch(connection)
 
@@ -308,7 +309,7 @@ class Store:
 
     def _refuse_older(self) -> None:
         version = _pragma(self._writer, "user_version")
-        if version < len(MIGRATIONS):
+        if version < len(MIGRATIONS) or has_table(self._writer, "unchained_record"):
             raise StoreError(
                 f"{shown(self.path)} is of an older Aegis; serve it once, which brings it up to date"
             )
@@ -565,6 +566,13 @@ def touch(connection: Connection) -> None:
     connection.execute(f"PRAGMA user_version = {len(MIGRATIONS)}")
 
 
+def _drop_if_empty(connection: Connection, table: str) -> None:
+    if not has_table(connection, table):
+        return
+    if not connection.execute(f"SELECT EXISTS (SELECT 1 FROM {table})").get:
+        connection.execute(f"DROP TABLE {table}")
+
+
 @contextmanager
 def transacted(connection: Connection) -> Iterator[None]:
     """Commit what is done inside together, or not at all; within a turn."""
@@ -637,6 +645,15 @@ def foreign_rows(path: str, table: str, columns: Sequence[str]) -> Iterator[dict
         connection.close()
     except apsw.Error as error:
         raise StoreError(f"cannot read {shown(path)}: {error}") from error
+
+
+def has_table(connection: Connection, name: str) -> bool:
+    """Whether there is a table now; what SQLite remembers of the schema may be another process's past."""
+    return bool(
+        connection.execute(
+            "SELECT EXISTS (SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = ?)", (name,)
+        ).get
+    )
 
 
 def is_constraint(error: BaseException) -> bool:

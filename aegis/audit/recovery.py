@@ -16,7 +16,7 @@ from aegis.audit.records import (
     ResultStatus,
     now_us,
 )
-from aegis.store import Connection, Store, transacted
+from aegis.store import Connection, Store, has_table, transacted
 from aegis_core import RiskLevel
 
 __all__ = ["begun_actions", "chain_old_records", "interrupt_lost"]
@@ -67,10 +67,7 @@ def chain_old_records(store: Store, chain: ChainEnd) -> None:
         StoreError: The database cannot be written.
     """
     with store.turn() as connection:
-        # Asked in SQL, which notices that another process has just done it.
-        if not connection.execute(
-            "SELECT count(*) FROM sqlite_schema WHERE name = 'unchained_record'"
-        ).get:
+        if not has_table(connection, "unchained_record"):
             return
         with transacted(connection):
             last = -1
