@@ -78,12 +78,16 @@ class Executor(ABC):
         return result.ok
 
 
+_NOTHING_DONE = {"executed": True}
+_NOTHING_DONE_JSON = '{"executed":true}'
+
+
 class NoOpExecutor(Executor):
     """Does nothing and says so: the default, for those who only want decisions and the audit."""
 
     async def execute(self, action: Action) -> Result:
         """Answer `{"executed": true}`."""
-        return Result(action, ResultStatus.SUCCESS, {"executed": True})
+        return Result(action, ResultStatus.SUCCESS, _NOTHING_DONE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,9 +174,11 @@ class Enforcer:
                 in time.
             Conflict: The claim was made for something else, or what it was made for still runs.
         """
-        decisions = snapshot.engine.evaluate_many(
-            [(action.type, action.target, action.agent_id, action.params) for action in actions]
-        )
+        engine = snapshot.engine
+        decisions = [
+            engine.evaluate(action.type, action.target, action.agent_id, action.params)
+            for action in actions
+        ]
         asked = _Asked(snapshot.version, key_name)
         try:
             if not self._has_effects:
@@ -377,6 +383,8 @@ def _outcome(record: int, result: Result) -> Outcome:
 def _data_json(result: Result) -> str | None:
     if result.data is None:
         return None
+    if result.data is _NOTHING_DONE:
+        return _NOTHING_DONE_JSON
     return redacted_json(dumps_foreign(result.data) or b"null").decode()
 
 
@@ -404,6 +412,8 @@ def result_json(result: Result) -> bytes:
 
 def _params_json(action: Action) -> str:
     """An action's parameters as they are recorded."""
+    if not action.params:
+        return "{}"
     return redacted_json(dumps_foreign(dict(action.params)) or b'"[UNWRITABLE]"').decode()
 
 

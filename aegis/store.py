@@ -16,6 +16,8 @@ import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +37,9 @@ BUSY_TIMEOUT_MS = 1_000
 MOST_IDLE_READERS = 4
 LARGEST_LOG_BYTES = 64 * 1024 * 1024
 """Of the write-ahead log, before the writer waits for readers so that it can begin anew."""
+
+_LOCK_FILE_BYTES = 4096
+_STATEMENTS = 200  # prepared and kept by each connection
 
 _SCHEMA_1 = """
 CREATE TABLE word (
@@ -603,18 +608,21 @@ def insert_many(
         conflict: What to do where a row of that key is there: `ABORT`, `REPLACE` it, or `IGNORE`.
     """
     width = len(rows[0])
-    row = f"({', '.join('?' * width)})"
     start = 0
     while start < len(rows):
         count = min(_MOST_BINDINGS // width, len(rows) - start)
         if count > most_exact:
             # Powers of two, so that few different statements are prepared.
             count = 1 << (count.bit_length() - 1)
-        values = [value for values in rows[start : start + count] for value in values]
-        connection.execute(
-            f"INSERT OR {conflict} INTO {into} VALUES {', '.join([row] * count)}", values
-        )
+        values = list(chain.from_iterable(rows[start : start + count]))
+        connection.execute(_insertion(into, conflict, width, count), values)
         start += count
+
+
+@lru_cache(4 * _STATEMENTS)
+def _insertion(into: str, conflict: str, width: int, rows: int) -> str:
+    row = f"({', '.join('?' * width)})"
+    return f"INSERT OR {conflict} INTO {into} VALUES {', '.join([row] * rows)}"
 
 
 def foreign_rows(path: str, table: str, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
@@ -684,11 +692,9 @@ def word_ids(connection: Connection, texts: Iterable[str]) -> dict[str | None, i
 
 
 _PERMANENT = (apsw.ConstraintError, apsw.MismatchError, apsw.RangeError, apsw.TooBigError)
-_LOCK_FILE_BYTES = 4096
 _MOST_BINDINGS = 30_000  # below SQLite's 32,766
 _MOST_WORDS = 500
 _PAGES_A_STEP = 1_000
-_STATEMENTS = 200  # prepared and kept by each connection
 
 
 def sync_folder(path: str | Path) -> None:

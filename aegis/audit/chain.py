@@ -60,15 +60,24 @@ class ChainEnd:
         """The number of the newest link that was appended here, or seen."""
         return self._number
 
-    def needs_transaction(self, links: Sequence[Link]) -> bool:
-        """Whether appending takes more than one statement."""
-        if len(links) > MOST_LINKS_A_STATEMENT:
-            return True
-        known = self._words
-        return any(word not in known for link in links for word in link.words())
+    def new_words(self, links: Sequence[Link]) -> set[str | None]:
+        """The words of links that are not known here."""
+        return {word for link in links for word in link.words()} - self._words.keys()
 
-    def append(self, connection: Connection, links: Sequence[Link]) -> Appended:
-        """Append links; in a turn, and in a transaction where one is needed.
+    def append(
+        self,
+        connection: Connection,
+        links: Sequence[Link],
+        unknown: set[str | None] | None = None,
+    ) -> Appended:
+        """Append links; in a turn, and in a transaction unless one statement is enough.
+
+        It is for up to `MOST_LINKS_A_STATEMENT` links without new words.
+
+        Args:
+            connection: In a turn.
+            links: In their order.
+            unknown: Their `new_words`, where the caller has asked for them.
 
         Returns:
             What `committed` has to be told after the commit.
@@ -77,7 +86,8 @@ class ChainEnd:
             TypeError: A link holds text that is no Unicode.
         """
         known = self._words
-        unknown = {word for link in links for word in link.words() if word not in known}
+        if unknown is None:
+            unknown = self.new_words(links)
         new_words: Words = {}
         if unknown:
             new_words = word_ids(connection, [word for word in unknown if word is not None])

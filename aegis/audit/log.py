@@ -13,7 +13,7 @@ from enum import Enum, auto
 from queue import Empty, SimpleQueue
 from typing import Any
 
-from aegis.audit.chain import Appended, ChainEnd, Link
+from aegis.audit.chain import MOST_LINKS_A_STATEMENT, Appended, ChainEnd, Link
 from aegis.audit.postings import Indexer
 from aegis.audit.records import Outcome, ResultStatus, now_us
 from aegis.audit.recovery import chain_old_records, interrupt_lost
@@ -26,7 +26,10 @@ __all__ = ["AuditLog", "Committed"]
 _log = logging.getLogger("aegis.audit")
 
 MOST_LINKS_A_COMMIT = 1_000
+LONGEST_GATHERING_S = 0.0005
+"""How long a commit waits for as many as came to the last one; less than a commit takes."""
 _RETRY_FIRST_S, _RETRY_LAST_S = 0.05, 1.0
+_LOOKS_A_TIMEOUT = 8
 _LOOK_AGAIN_S = 0.01
 
 
@@ -63,6 +66,7 @@ class _Job:
     claim: Claim | None = None
     request: int | None = None
     is_last: bool = False
+    must_stay: bool = True
     state: _State = _State.WAITING
     result: Committed | Claimed | None = None
 
@@ -104,6 +108,11 @@ class AuditLog:
         self._closing = threading.Event()
         self._chain = ChainEnd(store)
         self._attempt: _Attempt | None = None
+        self._waiting: dict[asyncio.AbstractEventLoop, dict[_Job, float]] = {}
+        self._expected = 0
+        self._gathered = threading.Lock()
+        self._gathered.acquire()
+        self._is_gathering = False
         self.failure: str | None = None
         chain_old_records(store, self._chain)
         self.worker = _registered(store)
@@ -174,13 +183,18 @@ class AuditLog:
         if self._queued >= self._most_queued and not must_stay:
             await self._space(loop)
         committed: asyncio.Future[Committed | Claimed] = loop.create_future()
-        job = _Job(links, loop, committed, claim, request, is_last)
+        job = _Job(links, loop, committed, claim, request, is_last, must_stay)
         self._put(job)
-        timer = loop.call_later(self._timeout_s, self._expire, job, must_stay)
+        # One timer serves all jobs of a loop: a timer each would cost more than its record does.
+        waiting = self._waiting.get(loop)
+        if waiting is None:
+            waiting = self._waiting[loop] = {}
+            loop.call_later(self._timeout_s / _LOOKS_A_TIMEOUT, self._look, loop)
+        waiting[job] = loop.time()
         try:
             return await committed
         finally:
-            timer.cancel()
+            del waiting[job]
 
     def is_alive(self, worker: int) -> bool:
         """Whether a writer still runs, here or in another process."""
@@ -212,13 +226,29 @@ class AuditLog:
     def _put(self, job: _Job) -> None:
         with self._lock:
             self._queued += len(job.links)
+            if self._is_gathering and self._queued >= self._expected:
+                self._is_gathering = False
+                self._gathered.release()
         self._queue.put(job)
 
-    def _expire(self, job: _Job, must_stay: bool) -> None:
+    def _look(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Called on a loop now and then, while jobs of it wait."""
+        waiting = self._waiting[loop]
+        if not waiting:
+            del self._waiting[loop]
+            return
+        loop.call_later(self._timeout_s / _LOOKS_A_TIMEOUT, self._look, loop)
+        began = loop.time() - self._timeout_s
+        for job, put in waiting.items():  # in the order of their moments
+            if put > began:
+                break
+            self._expire(job)
+
+    def _expire(self, job: _Job) -> None:
         """Called on the loop when a job has waited for too long."""
         if job.committed is None or job.committed.done():
             return
-        if not must_stay:
+        if not job.must_stay:
             with self._lock:
                 match job.state:
                     case _State.WAITING:
@@ -235,9 +265,24 @@ class AuditLog:
 
     def _write(self) -> None:
         while (first := self._queue.get()) is not None:
+            self._gather()
             batch = [first]
             if not self._commit_with_retries(batch):
                 return
+            self._expected = sum(len(job.links) for job in batch) * 3 // 4
+
+    def _gather(self) -> None:
+        """Let those come who came to the last commit too: one for many costs less than one each."""
+        with self._lock:
+            if self._queued >= self._expected:
+                return
+            self._is_gathering = True
+        if self._gathered.acquire(timeout=LONGEST_GATHERING_S):
+            return
+        with self._lock:
+            if not self._is_gathering:
+                self._gathered.acquire()  # it was released just now
+            self._is_gathering = False
 
     def _commit_with_retries(self, batch: list[_Job]) -> bool:
         pause = _RETRY_FIRST_S
@@ -332,17 +377,18 @@ class AuditLog:
 
     def _store_jobs(self, connection: Connection, jobs: list[_Job]) -> None:
         links = [link for job in jobs for link in job.links]
-        if any(
-            job.claim is not None or job.request is not None for job in jobs
-        ) or self._chain.needs_transaction(links):
+        new_words = self._chain.new_words(links)
+        is_plain = all(job.claim is None and job.request is None for job in jobs)
+        if is_plain and not new_words and len(links) <= MOST_LINKS_A_STATEMENT:
+            # One statement is a transaction too, and one after which the thread waits but once for
+            # the interpreter.
+            appended = self._chain.append(connection, links, new_words)
+            results = _placed(jobs, appended.first)
+            self._attempt = _Attempt(results, appended)
+        else:
             with transacted(connection):
                 results, appended = self._write_jobs(connection, jobs)
                 self._attempt = _Attempt(results, appended)
-        else:
-            # One statement is a transaction too, and one after which the thread waits but once for
-            # the interpreter.
-            results, appended = self._write_jobs(connection, jobs)
-            self._attempt = _Attempt(results, appended)
         self._chain.committed(appended)
         for job, result in results:
             job.result = result
@@ -426,6 +472,15 @@ class AuditLog:
 
 
 _TOO_LATE = "not executed: its record was committed too late"
+
+
+def _placed(jobs: list[_Job], number: int) -> list[tuple[_Job, Committed | Claimed]]:
+    """Where the links of jobs are, of which the first one has this number."""
+    results: list[tuple[_Job, Committed | Claimed]] = []
+    for job in jobs:
+        results.append((job, Committed(number, None)))
+        number += len(job.links)
+    return results
 
 
 def _resolve(jobs: list[_Job], error: AuditUnavailable | None) -> None:

@@ -12,14 +12,14 @@ from __future__ import annotations
 import logging
 import threading
 from array import array
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from aegis.audit.records import STATUS_CODES, ResultStatus
 from aegis.errors import StoreError
 from aegis.store import Connection, Store, insert_many
 
-__all__ = ["KINDS", "SEGMENT", "Indexer", "bitmap", "sealed_to"]
+__all__ = ["KINDS", "SEGMENT", "Indexer", "common", "sealed_to"]
 
 _log = logging.getLogger("aegis.audit")
 
@@ -64,24 +64,35 @@ def sealed_to(connection: Connection) -> int:
     return 0 if newest is None else (int(newest) + 1) << SEGMENT_BITS
 
 
-def bitmap(records: bytes) -> int:
-    """The records of a posting, as bits: bit n is the segment's record n."""
-    if len(records) == _BITMAP_BYTES:
-        return int.from_bytes(records, "little")
-    bits = 0
-    for offset in array("H", records):
-        bits |= 1 << offset
+def common(postings: Sequence[bytes]) -> int:
+    """The records that are in each of a segment's postings, as bits: bit n is its record n."""
+    few = sorted((posting for posting in postings if len(posting) != _BITMAP_BYTES), key=len)
+    bits = (1 << SEGMENT) - 1
+    if few:
+        offsets = set(array("H", few[0]))
+        for posting in few[1:]:
+            offsets.intersection_update(array("H", posting))
+        if not offsets:
+            return 0
+        bits = int.from_bytes(_bits(offsets), "little")
+    for posting in postings:
+        if len(posting) == _BITMAP_BYTES:
+            bits &= int.from_bytes(posting, "little")
     return bits
+
+
+def _bits(offsets: Iterable[int]) -> bytes:
+    bits = bytearray(_BITMAP_BYTES)
+    for offset in offsets:
+        bits[offset >> 3] |= 1 << (offset & 7)
+    return bytes(bits)
 
 
 def _encoded(offsets: Sequence[int]) -> bytes:
     """The records of a posting as they are stored: a bitmap, or their places where they are few."""
     if len(offsets) <= _MOST_OFFSETS:
         return array("H", offsets).tobytes()
-    bits = bytearray(_BITMAP_BYTES)
-    for offset in offsets:
-        bits[offset >> 3] |= 1 << (offset & 7)
-    return bytes(bits)
+    return _bits(offsets)
 
 
 class Indexer:

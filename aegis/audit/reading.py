@@ -11,7 +11,7 @@ from itertools import islice
 from typing import Any, TypeVar
 
 from aegis.audit.chain import newest_link
-from aegis.audit.postings import KINDS, SEGMENT, SEGMENT_BITS, bitmap, sealed_to
+from aegis.audit.postings import KINDS, SEGMENT, SEGMENT_BITS, common, sealed_to
 from aegis.audit.records import (
     OPERATION_CODES,
     SELECT,
@@ -412,9 +412,7 @@ def _segments(
     )
     for segment, first_us, last_us, *records in rows:
         start = segment << SEGMENT_BITS
-        bits = (1 << SEGMENT) - 1
-        for posting in records:
-            bits &= bitmap(posting)
+        bits = common(records)
         if first > start:
             bits &= -1 << (first - start)
         if search.last < start + SEGMENT - 1:
