@@ -464,6 +464,7 @@ class Store:
         Raises:
             StoreError: Others have the file open.
         """
+        self._close_idle()  # each open connection counts
         with self.turn() as connection:
             connection.pragma("journal_mode", "delete")
 
@@ -497,10 +498,7 @@ class Store:
 
     def close(self) -> None:
         """Close every connection. What was committed stays."""
-        with self._idle_lock:
-            for connection in self._idle:
-                connection.close()
-            self._idle.clear()
+        self._close_idle()
         with self._write_lock:
             self._writer.close()
             if self._lock_file >= 0:
@@ -510,6 +508,12 @@ class Store:
             if self._lock_map is not None:
                 self._lock_map.close()
                 self._lock_map = None
+
+    def _close_idle(self) -> None:
+        with self._idle_lock:
+            for connection in self._idle:
+                connection.close()
+            self._idle.clear()
 
     # --- policy versions -------------------------------------------------------------------------
 
