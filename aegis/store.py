@@ -288,8 +288,9 @@ class Store:
             for script in MIGRATIONS[version:]:
                 connection.execute(script)
             connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-            # Written even when nothing changes: a read-only file would open without an error.
-            connection.execute(f"PRAGMA user_version = {len(MIGRATIONS)}")
+            _drop_if_empty(connection, "unchained_record")
+            # Also where nothing changes: a read-only file would open without an error.
+            touch(connection)
 
     def _refuse_foreign(self) -> None:
         owner = _pragma(self._writer, "application_id")
@@ -357,8 +358,8 @@ class Store:
         Raises:
             StoreError: It could not.
         """
-        with self.transaction():
-            pass
+        with self.transaction() as connection:
+            touch(connection)
 
     @contextmanager
     def turn(self) -> Iterator[Connection]:
@@ -562,6 +563,18 @@ class Store:
                 (sha256, origin, created_us, source, key_name),
             ).fetchall()
         return PolicyVersion(rows[0][0], sha256, origin, created_us, source, key_name)
+
+
+def touch(connection: Connection) -> None:
+    """Write something that changes nothing, to see that it can be written; within a turn."""
+    connection.execute(f"PRAGMA user_version = {len(MIGRATIONS)}")
+
+
+def _drop_if_empty(connection: Connection, table: str) -> None:
+    if not has_table(connection, table):
+        return
+    if not connection.execute(f"SELECT EXISTS (SELECT 1 FROM {table})").get:
+        connection.execute(f"DROP TABLE {table}")
 
 
 @contextmanager

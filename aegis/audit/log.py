@@ -19,7 +19,7 @@ from aegis.audit.records import Outcome, ResultStatus, now_us
 from aegis.audit.recovery import chain_old_records, interrupt_lost
 from aegis.audit.requests import Claim, Claimed, claim, enlist, finish
 from aegis.errors import AuditUnavailable, StoreError
-from aegis.store import Connection, Store, transacted
+from aegis.store import Connection, Store, touch, transacted
 
 __all__ = ["AuditLog", "Committed"]
 
@@ -252,7 +252,7 @@ class AuditLog:
                     _log.error("%s; records wait in memory and are tried again", error)
                 self.failure = str(error)
                 if self._closing.wait(pause) and pause >= _RETRY_LAST_S:
-                    _log.critical("%d audit records are lost: %s", self._queued, error)
+                    self._say_lost(batch, error)
                     self._settle(batch, AuditUnavailable(str(error)))
                     return False
                 pause = min(2 * pause, _RETRY_LAST_S)
@@ -277,6 +277,8 @@ class AuditLog:
                 jobs = self._begin(batch)
                 if jobs:
                     self._store_jobs(connection, jobs)
+                elif self.failure is not None:
+                    touch(connection)  # all were withdrawn; that it works again must be seen
         except BaseException:
             self._end(batch, is_stored=False)
             raise
@@ -374,6 +376,15 @@ class AuditLog:
                 if job.is_last:
                     finish(connection, request)
         return results, appended
+
+    def _say_lost(self, batch: list[_Job], error: StoreError) -> None:
+        lost = sum(len(job.links) for job in batch if job.state is not _State.WITHDRAWN)
+        if lost:
+            _log.critical(
+                "%d audit records are lost; what they tell of will read `interrupted`: %s",
+                lost,
+                error,
+            )
 
     def _isolate(self, batch: list[_Job], error: Exception) -> None:
         if len(batch) > 1:

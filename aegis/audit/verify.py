@@ -93,7 +93,13 @@ def verify(
     number, previous = max(anchors, default=(0, GENESIS))
     if since is not None and since > number + 1:
         number, previous = since - 1, _hash_of(store, since - 1)
-    verified = _walked(_links(store, number, last, tick), number, previous, pin, dict(anchors))
+    verified = _walked(
+        _links(store, number, last, tick),
+        number,
+        previous,
+        pin,
+        {**dict(anchors), number: previous},
+    )
     if verified.last < last:
         raise InvalidTrail("is missing", verified.last + 1)
     odd = unlike_records(store, number)

@@ -61,4 +61,4 @@ def test_schemathesis_finds_nothing(tmp_path: Path, key: str | None) -> None:
         )
     assert done.returncode == 0, done.stdout + done.stderr
     # All but the route of the description itself, which it leaves out.
-    assert "8 selected / 8 total" in done.stdout
+    assert "9 selected / 9 total" in done.stdout
