@@ -421,7 +421,9 @@ class Store:
         return self.is_memory or self._locked(fcntl.F_WRLCK, number)
 
     def is_held(self, number: int) -> bool:
-        """Whether another store, of any process, holds a number."""
+        """Whether another store, of any process, holds a number; nobody holds an impossible one."""
+        if not 0 < number <= _LARGEST_HELD:
+            return False
         if self.is_memory or not self._locked(fcntl.F_WRLCK, number):
             return not self.is_memory
         self._locked(fcntl.F_UNLCK, number)
@@ -458,6 +460,19 @@ class Store:
                         self._idle.append(connection)
                 if not keep:
                     connection.close()
+
+    def check_words(self) -> None:
+        """See that each word is found by its text.
+
+        Raises:
+            StoreError: One is not; or the database cannot be read.
+
+        Cost: O(words).
+        """
+        with self.reading() as connection:
+            for (said,) in connection.execute("PRAGMA integrity_check('word')"):
+                if said != "ok":
+                    raise StoreError(f"{shown(self.path)} is damaged: {said}")
 
     def end_log(self) -> None:
         """Leave all in the one file, without a write-ahead log beside it.
@@ -689,6 +704,7 @@ def word_ids(connection: Connection, texts: Iterable[str]) -> dict[str | None, i
 
 _PERMANENT = (apsw.ConstraintError, apsw.MismatchError, apsw.RangeError, apsw.TooBigError)
 _LOCK_FILE_BYTES = 4096
+_LARGEST_HELD = 2**62
 _MOST_BINDINGS = 30_000  # below SQLite's 32,766
 _MOST_WORDS = 500
 _PAGES_A_STEP = 1_000
