@@ -426,7 +426,9 @@ class Store:
         return self.is_memory or self._locked(fcntl.F_WRLCK, number)
 
     def is_held(self, number: int) -> bool:
-        """Whether another store, of any process, holds a number."""
+        """Whether another store, of any process, holds a number; nobody holds an impossible one."""
+        if not 0 < number <= _LARGEST_HELD:
+            return False
         if self.is_memory or not self._locked(fcntl.F_WRLCK, number):
             return not self.is_memory
         self._locked(fcntl.F_UNLCK, number)
@@ -464,12 +466,26 @@ class Store:
                 if not keep:
                     connection.close()
 
+    def check_words(self) -> None:
+        """See that each word is found by its text.
+
+        Raises:
+            StoreError: One is not; or the database cannot be read.
+
+        Cost: O(words).
+        """
+        with self.reading() as connection:
+            for (said,) in connection.execute("PRAGMA integrity_check('word')"):
+                if said != "ok":
+                    raise StoreError(f"{shown(self.path)} is damaged: {said}")
+
     def end_log(self) -> None:
         """Leave all in the one file, without a write-ahead log beside it.
 
         Raises:
             StoreError: Others have the file open.
         """
+        self._close_idle()  # each open connection counts
         with self.turn() as connection:
             connection.pragma("journal_mode", "delete")
 
@@ -503,10 +519,7 @@ class Store:
 
     def close(self) -> None:
         """Close every connection. What was committed stays."""
-        with self._idle_lock:
-            for connection in self._idle:
-                connection.close()
-            self._idle.clear()
+        self._close_idle()
         with self._write_lock:
             self._writer.close()
             if self._lock_file >= 0:
@@ -516,6 +529,12 @@ class Store:
             if self._lock_map is not None:
                 self._lock_map.close()
                 self._lock_map = None
+
+    def _close_idle(self) -> None:
+        with self._idle_lock:
+            for connection in self._idle:
+                connection.close()
+            self._idle.clear()
 
     # --- policy versions -------------------------------------------------------------------------
 
@@ -692,6 +711,7 @@ def word_ids(connection: Connection, texts: Iterable[str]) -> dict[str | None, i
 
 
 _PERMANENT = (apsw.ConstraintError, apsw.MismatchError, apsw.RangeError, apsw.TooBigError)
+_LARGEST_HELD = 2**62
 _MOST_BINDINGS = 30_000  # below SQLite's 32,766
 _MOST_WORDS = 500
 _PAGES_A_STEP = 1_000

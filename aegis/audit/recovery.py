@@ -36,7 +36,9 @@ def interrupt_lost(store: Store, chain: ChainEnd) -> int:
         StoreError: The database cannot be written.
     """
     with store.turn() as connection:
-        lost = [number for number, worker in begun_actions(connection) if not store.is_held(worker)]
+        lost = [
+            number for number, worker in begun_actions(connection) if not store.is_held(worker or 0)
+        ]
         if not lost:
             return 0
         now = now_us()
@@ -50,7 +52,7 @@ def interrupt_lost(store: Store, chain: ChainEnd) -> int:
     return len(lost)
 
 
-def begun_actions(connection: Connection) -> list[tuple[int, int]]:
+def begun_actions(connection: Connection) -> list[tuple[int, int | None]]:
     """The actions without an outcome, and whose they are."""
     rows: list[Any] = connection.execute(
         "SELECT r.id, r.worker FROM record AS r WHERE r.id >= ? AND r.intent IS NULL"

@@ -102,9 +102,10 @@ def verify(
     )
     if verified.last < last:
         raise InvalidTrail("is missing", verified.last + 1)
-    odd = unlike_records(store, number)
+    odd = _lost_outcome(store, number, last) or unlike_records(store, number)
     if odd is not None:
         raise InvalidTrail("is not where the index says; records may not be found by it", odd)
+    store.check_words()
     return verified
 
 
@@ -141,7 +142,7 @@ def exported_links(
     number, previous = max(anchors, default=(0, GENESIS))
     if since is not None and since > number + 1:
         number, previous = since - 1, _hash_of(store, since - 1)
-    yield f"{EXPORT_HEAD} {number} {previous.hex()}\n".encode()
+    yield _export_line(number, previous)
     for _, hashed, canonical in _links(store, number, last, tick):
         yield b"%b %b\n" % (hashed.hex().encode(), canonical)
 
@@ -194,6 +195,21 @@ def _links(store: Store, after: int, last: int, tick: Callable[[int], None]) -> 
         tick(count)
 
 
+def _lost_outcome(store: Store, after: int, last: int) -> int | None:
+    """The first outcome that its record does not lead to."""
+    for first in range(after, last, _LINKS_AT_ONCE):
+        with store.reading() as connection:
+            odd = connection.execute(
+                "SELECT min(r.id) FROM record AS r WHERE r.id > ? AND r.id <= ?"
+                " AND r.intent IS NOT NULL AND NOT EXISTS (SELECT 1 FROM record AS o"
+                " INDEXED BY outcome WHERE o.intent = r.intent AND o.id = r.id)",
+                (first, min(first + _LINKS_AT_ONCE, last)),
+            ).get
+        if odd is not None:
+            return int(odd)
+    return None
+
+
 def _hash_of(store: Store, number: int) -> bytes:
     with store.reading() as connection:
         hashed = connection.execute("SELECT hash FROM record WHERE id = ?", (number,)).get
@@ -202,12 +218,17 @@ def _hash_of(store: Store, number: int) -> bytes:
     return bytes(hashed)
 
 
+def _export_line(number: int, hashed: bytes) -> bytes:
+    return f"{EXPORT_HEAD} {number} {hashed.hex()}\n".encode()
+
+
 def _export_head(line: bytes) -> tuple[int, bytes]:
-    head, _, rest = line.decode("utf-8", "replace").strip().partition(f"{EXPORT_HEAD} ")
+    rest = line.decode("utf-8", "replace").removeprefix(f"{EXPORT_HEAD} ")
     number, _, hashed = rest.partition(" ")
     try:
         previous = bytes.fromhex(hashed)
-        if head or len(previous) != len(GENESIS):
+        # Only in the very form in which it was written.
+        if line != _export_line(int(number), previous):
             raise ValueError
         return int(number), previous
     except ValueError:
@@ -221,11 +242,18 @@ def _read_lines(
     lines: Iterator[bytes], number: int, tick: Callable[[int], None]
 ) -> Iterator[Linked]:
     for count, line in enumerate(lines, 1):
-        hashed, _, canonical = line.rstrip(b"\n").partition(b" ")
+        hashed, _, canonical = line.removesuffix(b"\n").partition(b" ")
+        place = number + count
         try:
-            yield number + count, bytes.fromhex(hashed.decode("ascii")), canonical
+            read = bytes.fromhex(hashed.decode("ascii"))
         except ValueError:
-            raise InvalidTrail("was changed: its line has no hash", number + count) from None
+            read = b""
+        if read.hex().encode() != hashed:
+            raise InvalidTrail("was changed: its line has no hash", place)
+        # What is hashed says its number as well; the head says after which one it stands.
+        if not canonical.startswith((b'["record",%d,' % place, b'["outcome",%d,' % place)):
+            raise InvalidTrail("was changed, or is not the one that stood here", place)
+        yield place, read, canonical
         if count % _LINKS_AT_ONCE == 0:
             tick(count)
 
