@@ -12,20 +12,23 @@ import msgspec
 import orjson
 
 from aegis.errors import InvalidBody, named, shown
-from aegis_core import Action, brackets_in, brackets_in_object
+from aegis_core import Action, Decision, brackets_in, brackets_in_object
 
 __all__ = [
     "PLAIN_BATCH",
     "Question",
     "action",
     "batch",
+    "decision",
     "dumps",
     "dumps_foreign",
     "loads",
+    "loads_own",
     "plain_batch",
     "plain_params",
     "question",
     "redacted_json",
+    "redacted_json_text",
 ]
 
 Question = tuple[str, str, str, dict[str, Any] | None]
@@ -37,6 +40,8 @@ _SECRET_WORDS = (
     "|private_key|access_key"
 )
 _SECRET = re.compile(_SECRET_WORDS, re.IGNORECASE)
+_IN_SECRETS = (b"pass", b"pwd", b"secret", b"token", b"key", b"auth", b"cookie", b"credential")
+"""Each of those words has one of these in it, which are quicker to look for."""
 _REDACTED = "[REDACTED]"
 _INT64 = range(-(2**63), 2**63)
 
@@ -82,6 +87,11 @@ def loads(body: bytes, deepest: int) -> Any:
     ):
         raise InvalidBody(f"the body is nested deeper than {deepest} levels")
     return value
+
+
+def loads_own(text: str) -> Any:
+    """The value of JSON that was written here."""
+    return orjson.loads(text)
 
 
 PLAIN_BATCH = b'{"actions"'
@@ -267,15 +277,50 @@ def _wrong(index: int | None, member: str, message: str) -> InvalidBody:
     return InvalidBody(f"`{place}` {message}" if place else f"the body {message}")
 
 
+def decision(action: Action, decided: Decision) -> bytes:
+    """A decision about an action as JSON, just as the engine writes it."""
+    answer = {
+        "action_type": action.type,
+        "target": action.target,
+        "risk_level": decided.risk_level.name,
+        "approval": decided.approval.value,
+        "is_allowed": decided.is_allowed,
+        "matched_rule": decided.matched_rule,
+    }
+    if decided.error is not None:
+        answer["error"] = decided.error
+    return orjson.dumps(answer)
+
+
 def redacted_json(text: bytes) -> bytes:
     """JSON without the values of keys that are named like secrets, at any depth.
 
     Args:
         text: JSON as `dumps` writes it: it escapes no letter, so a secret's name shows in it.
     """
-    if _SECRET.search(text.decode()) is None:
+    if not _may_name_secrets(text):
         return text
     return orjson.dumps(_redacted(orjson.loads(text)))
+
+
+def _may_name_secrets(text: bytes) -> bool:
+    if text.isascii():  # else there are letters that only the regular expression takes for others
+        small = text.lower()
+        for part in _IN_SECRETS:
+            if part in small:
+                break
+        else:
+            return False
+    return _SECRET.search(text.decode()) is not None
+
+
+def redacted_json_text(text: str) -> str:
+    """JSON that others wrote, as `redacted_json` gives it; what is no JSON becomes one of its strings."""
+    try:
+        value = orjson.loads(text)
+    except orjson.JSONDecodeError:
+        value = text
+    return orjson.dumps(_redacted(value)).decode()
 
 
 def _redacted(value: Any) -> Any:

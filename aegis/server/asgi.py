@@ -87,7 +87,9 @@ class Asgi(Kernel):
             status, more, content = answer if type(answer) is tuple else await answer  # type: ignore[misc]
         except Exception as error:  # noqa: BLE001 - the edge: no failure may end the connection unsaid
             status, more, content = self._refusal(error, request_id)
-        sent = [_JSON, (b"x-request-id", request_id.encode()), *_raw(tuple(more))]
+        sent = [(b"x-request-id", request_id.encode()), *_raw(tuple(more))]
+        if isinstance(content, bytes):
+            sent.append(_JSON)
         if type(content) is not bytes or method == "HEAD":
             await _send_other(receive, send, status, sent, content, method)
             return

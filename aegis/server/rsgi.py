@@ -110,11 +110,11 @@ class Rsgi(Kernel):
             status, more, content = answer if type(answer) is tuple else await answer  # type: ignore[misc]
         except Exception as error:  # noqa: BLE001 - the edge: no failure may end the connection unsaid
             status, more, content = self._refusal(error, request_id)
-        sent = [JSON, ("x-request-id", request_id), *more]
         if type(content) is bytes:
             # The server adds the length, and leaves the body out where the method is HEAD.
-            proto.response_bytes(status, sent, content)
+            proto.response_bytes(status, [JSON, ("x-request-id", request_id), *more], content)
         else:
+            sent = [("x-request-id", request_id), *more]
             await _send_stream(proto, scope.method, status, sent, content)  # type: ignore[arg-type]
 
     async def _chunks(self, proto: Any, largest: int) -> bytes:

@@ -56,6 +56,7 @@ MATRIX = {
     ("POST", EVALUATE): TO_DECIDE,
     ("POST", EXECUTE): TO_DECIDE,
     ("GET", AUDIT): TO_READ,
+    ("GET", f"{AUDIT}/head"): TO_READ,
     ("GET", POLICY_PATH): TO_READ,
     ("PUT", POLICY_PATH): TO_CHANGE,
     ("GET", VERSIONS): TO_READ,
