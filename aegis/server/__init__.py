@@ -184,6 +184,7 @@ def build_app(
             Permission.CHANGE_POLICY,
             settings.largest_policy_bytes,
             _JSON_TYPES | YAML_TYPES,
+            takes_query=True,
         ),
         ("POST", "/api/v1/policy/rollback"): Route(admin.rollback, Permission.CHANGE_POLICY, body),
         ("POST", "/api/v1/policy/reload"): Route(admin.reload, Permission.CHANGE_POLICY),

@@ -79,7 +79,7 @@ class Asgi(Kernel):
                     del self._deadlines.waiting[task]
                 if len(body) > largest:
                     raise too_large(largest)
-            else:
+            if not largest or route.takes_query:
                 query = scope["query_string"].decode("latin-1")
             if route.needs_service and not self._lifecycle.is_open:
                 await self._lifecycle.open()

@@ -80,7 +80,7 @@ Answer = tuple[int, Sequence[Header], "bytes | AsyncIterator[bytes]"]
 Handler = Callable[[bytes, Headers, str, Caller], "Answer | Awaitable[Answer]"]
 """Called with the body, the headers, the raw query string and who asks; may raise any `AegisError`.
 
-The query string is "" where the route takes a body.
+The query string is "" where the route takes a body and no query.
 """
 
 
@@ -94,6 +94,7 @@ class Route:
         largest_body_bytes: 0: it takes no body.
         media_types: What its body may be declared as, besides types that end in `+json`.
         needs_service: Whether policy and audit must be open.
+        takes_query: Whether it takes a query string beside its body.
         of_item: Makes the handler for the last part of the path, where that stands in braces.
     """
 
@@ -102,6 +103,7 @@ class Route:
     largest_body_bytes: int = 0
     media_types: frozenset[str] = frozenset(("application/json", "text/json"))
     needs_service: bool = True
+    takes_query: bool = False
     of_item: Callable[[str], Handler] | None = None
 
 

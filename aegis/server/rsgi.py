@@ -102,7 +102,7 @@ class Rsgi(Kernel):
                         raise too_large(largest) if len(body) > largest else broken_off()
                 elif "transfer-encoding" in headers:
                     body = await self._chunks(proto, largest)
-            else:
+            if not largest or route.takes_query:
                 query = scope.query_string
             if route.needs_service and not self._lifecycle.is_open:
                 await self._lifecycle.open()

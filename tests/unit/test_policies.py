@@ -494,7 +494,8 @@ def outcome(text: str, line: int) -> Any:
     except PolicyError as error:
         return [str(problem).replace(f"line {line}", "line") for problem in error.problems]
     assert {*loaded.lines, *(odd.line for odd in loaded.warnings)} <= {line}
-    return loaded.policy, [str(odd) for odd in loaded.warnings]
+    said = [str(odd).replace(f"line {line}", "line") for odd in loaded.warnings]
+    return loaded.policy, said
 
 
 ODD_DOCUMENTS = [
