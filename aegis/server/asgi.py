@@ -50,7 +50,7 @@ class Asgi(Kernel):
                 client[0] if client else None,
                 scope.get("root_path", ""),
             )
-            body, query = b"", ""
+            body = b""
             largest = route.largest_body_bytes
             if largest:
                 length = headers.get_all("content-length")
@@ -79,8 +79,9 @@ class Asgi(Kernel):
                     del self._deadlines.waiting[task]
                 if len(body) > largest:
                     raise too_large(largest)
-            if not largest or route.takes_query:
-                query = scope["query_string"].decode("latin-1")
+            query = (
+                scope["query_string"].decode("latin-1") if not largest or route.takes_query else ""
+            )
             if route.needs_service and not self._lifecycle.is_open:
                 await self._lifecycle.open()
             answer = route.handler(body, headers, query, caller)

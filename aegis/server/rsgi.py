@@ -77,7 +77,7 @@ class Rsgi(Kernel):
             ):
                 address = _address(scope.client) if self._asks_address else None
                 caller = self._admit(route.permission, headers, address)
-            body, query = b"", ""
+            body = b""
             largest = route.largest_body_bytes
             if largest:
                 if headers.get_all("content-type") != PLAIN_JSON:
@@ -102,8 +102,7 @@ class Rsgi(Kernel):
                         raise too_large(largest) if len(body) > largest else broken_off()
                 elif "transfer-encoding" in headers:
                     body = await self._chunks(proto, largest)
-            if not largest or route.takes_query:
-                query = scope.query_string
+            query = scope.query_string if not largest or route.takes_query else ""
             if route.needs_service and not self._lifecycle.is_open:
                 await self._lifecycle.open()
             answer = route.handler(body, headers, query, caller)
