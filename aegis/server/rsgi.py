@@ -135,11 +135,16 @@ async def _stream(
     RSGI's own streams take everything at once and keep it in memory. A file does not: granian reads
     it as the client takes it. So it is given a pipe to read, which holds 64 KiB and no more.
     """
+    first = await anext(content, b"")
+    if not first:  # a pipe that is never filled would be gone before granian opens it
+        proto.response_bytes(status, headers, b"")
+        return
     reader, writer = os.pipe()
     try:
         os.set_blocking(writer, False)
         proto.response_file(status, headers, f"/proc/self/fd/{reader}")
-        async for part in content:
+        part: bytes | None = first
+        while part is not None:
             rest = memoryview(part)
             while rest:
                 try:
@@ -156,6 +161,7 @@ async def _stream(
                     # has gone.
                     os.close(reader)
                     reader = -1
+            part = await anext(content, None)
     except BrokenPipeError:
         pass  # the client has gone
     finally:
