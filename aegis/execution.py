@@ -304,7 +304,11 @@ class Enforcer:
             )
         records = await self._reader.results(earlier.request)
         is_running = not earlier.is_done and self._audit.is_alive(earlier.worker)
-        if is_running or any(record["result_status"] == ResultStatus.STARTED for record in records):
+        # Its outcome may still be on its way to the audit; an executor may also call one `started`.
+        if is_running or any(
+            record["result_status"] == ResultStatus.STARTED and record["ended"] is None
+            for record in records
+        ):
             raise Conflict(
                 "the first request with this `Idempotency-Key` still runs; ask again later",
                 headers=_RETRY_LATER,

@@ -428,6 +428,8 @@ class Store:
     def reading(self) -> Iterator[Connection]:
         """A connection to read with, which never blocks those who write.
 
+        All that is read inside is of one moment, that of the first statement.
+
         Raises:
             StoreError: The database cannot be read.
         """
@@ -437,8 +439,11 @@ class Store:
             if connection is None:
                 connection = self._connect()
             try:
+                connection.execute("BEGIN")
                 yield connection
             finally:
+                if connection.in_transaction:
+                    connection.execute("ROLLBACK")
                 with self._idle_lock:
                     keep = len(self._idle) < MOST_IDLE_READERS
                     if keep:

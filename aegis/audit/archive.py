@@ -15,6 +15,7 @@ from aegis.audit.chain import newest_link
 from aegis.audit.postings import SEGMENT_BITS
 from aegis.audit.records import COLUMNS, GENESIS, now_us
 from aegis.audit.recovery import begun_actions
+from aegis.audit.requests import oldest_repeatable
 from aegis.audit.verify import Pin, verify
 from aegis.errors import StoreError, shown
 from aegis.store import Connection, Store, insert_many, sync_folder
@@ -49,7 +50,8 @@ def archive(
 
     Args:
         store: Where the trail is; servers may go on writing to it.
-        before_us: Links from before this time are moved, as far as all that they began has ended.
+        before_us: Links from before this time are moved, as far as all that they began has ended and
+            no request can be repeated that led to them.
         path: The file to make.
         tick: Told how many links were copied or removed.
 
@@ -89,7 +91,8 @@ def _end(connection: Connection, anchor: int, before_us: int) -> int:
     ).get
     last = newest if later is None else later - 1
     begun = min((number for number, _ in begun_actions(connection)), default=last + 1)
-    last = min(last, begun - 1)
+    asked_for = oldest_repeatable(connection)
+    last = min(last, begun - 1, last if asked_for is None else asked_for - 1)
     while True:
         parted = connection.execute(
             "SELECT min(intent) FROM record WHERE intent IS NOT NULL AND id > ? AND intent > ?"

@@ -17,7 +17,7 @@ from aegis.audit.chain import MOST_LINKS_A_STATEMENT, Appended, ChainEnd, Link
 from aegis.audit.postings import Indexer
 from aegis.audit.records import Outcome, ResultStatus, now_us
 from aegis.audit.recovery import chain_old_records, interrupt_lost
-from aegis.audit.requests import Claim, Claimed, claim, enlist, finish
+from aegis.audit.requests import Claim, Claimed, claim, enlist, finish, withdraw
 from aegis.errors import AuditUnavailable, StoreError
 from aegis.store import Connection, Store, touch, transacted
 
@@ -66,7 +66,11 @@ class _Job:
     claim: Claim | None = None
     request: int | None = None
     is_last: bool = False
+<<<<<<< HEAD
     must_stay: bool = True
+=======
+    is_withdrawal: bool = False
+>>>>>>> audit-tests
     state: _State = _State.WAITING
     result: Committed | Claimed | None = None
 
@@ -347,8 +351,8 @@ class AuditLog:
     def _recognise(self, connection: Connection) -> None:
         """See whether the last attempt was stored after all, though it was said to have failed."""
         attempt, self._attempt = self._attempt, None
-        if attempt is None:
-            return
+        if attempt is None or attempt.appended.last < attempt.appended.first:
+            return  # without links there is nothing to know it by, and nothing that may not be redone
         stored = connection.execute(
             "SELECT hash FROM record WHERE id = ?", (attempt.appended.last,)
         ).get
@@ -419,7 +423,9 @@ class AuditLog:
             results.append((job, Committed(first, request)))
             if request is not None:
                 enlist(connection, request, job.links, first)
-                if job.is_last:
+                if job.is_withdrawal:
+                    withdraw(connection, request)
+                elif job.is_last:
                     finish(connection, request)
         return results, appended
 
@@ -466,9 +472,18 @@ class AuditLog:
             for number, link in enumerate(job.links, job.result.first)
             if link.result_status is ResultStatus.STARTED
         ]
+        # Of a request whose beginning was refused nothing was done: it may be made again.
+        is_withdrawal = job.claim is not None and not job.is_last
         if skipped or job.result.request is not None:
             self._queued += len(skipped)
-            self._queue.put(_Job(skipped, request=job.result.request, is_last=True))
+            self._queue.put(
+                _Job(
+                    skipped,
+                    request=job.result.request,
+                    is_last=True,
+                    is_withdrawal=is_withdrawal,
+                )
+            )
 
 
 _TOO_LATE = "not executed: its record was committed too late"

@@ -13,7 +13,16 @@ from aegis.audit.chain import Link
 from aegis.audit.records import Outcome, now_us
 from aegis.store import Connection, insert_many
 
-__all__ = ["KEPT_S", "Claim", "Claimed", "claim", "enlist", "finish"]
+__all__ = [
+    "KEPT_S",
+    "Claim",
+    "Claimed",
+    "claim",
+    "enlist",
+    "finish",
+    "oldest_repeatable",
+    "withdraw",
+]
 
 KEPT_S = 24 * 60 * 60
 _MOST_FORGOTTEN = 100
@@ -106,6 +115,21 @@ def finish(connection: Connection, request: int) -> None:
     connection.execute("UPDATE request SET is_done = 1 WHERE id = ?", (request,))
 
 
+def withdraw(connection: Connection, request: int) -> None:
+    """Let a request be made anew, since nothing was done for it."""
+    connection.execute("DELETE FROM request_record WHERE request = ?", (request,))
+    connection.execute("DELETE FROM request WHERE id = ?", (request,))
+
+
+def oldest_repeatable(connection: Connection) -> int | None:
+    """The first record that a request of the last day has led to; None: there is none."""
+    found = connection.execute(
+        "SELECT min(record) FROM request JOIN request_record ON request = id WHERE created_us > ?",
+        (now_us() - KEPT_S * 1_000_000,),
+    ).get
+    return None if found is None else int(found)
+
+
 def _forget(connection: Connection, before_us: int) -> None:
     """Forget some of the requests that are too old to be repeated."""
     old: list[Any] = connection.execute(
@@ -113,5 +137,4 @@ def _forget(connection: Connection, before_us: int) -> None:
         (before_us, _MOST_FORGOTTEN),
     ).fetchall()
     for (number,) in old:
-        connection.execute("DELETE FROM request_record WHERE request = ?", (number,))
-        connection.execute("DELETE FROM request WHERE id = ?", (number,))
+        withdraw(connection, number)

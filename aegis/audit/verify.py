@@ -29,6 +29,7 @@ __all__ = [
 ]
 
 _LINKS_AT_ONCE = 20_000
+_BYTES_AT_ONCE = 8 * 1024 * 1024
 EXPORT_HEAD = "aegis-audit-chain 1"
 """How the first line of an exported chain begins."""
 
@@ -91,15 +92,15 @@ def verify(
         last, _ = newest_link(connection)
         anchors: list[Any] = connection.execute("SELECT last, hash FROM archive").fetchall()
     number, previous = max(anchors, default=(0, GENESIS))
+    known = {0: GENESIS, **dict(anchors)}
+    if pin is not None and pin.number is not None and 0 < pin.number < number:
+        raise StoreError(f"the pinned link {pin.number} was archived; verify its archive with it")
     if since is not None and since > number + 1:
         number, previous = since - 1, _hash_of(store, since - 1)
-    verified = _walked(
-        _links(store, number, last, tick),
-        number,
-        previous,
-        pin,
-        {**dict(anchors), number: previous},
-    )
+        if pin is not None:
+            known |= _pinned_before(store, pin, since)
+    known[number] = previous
+    verified = _walked(_links(store, number, last, tick), number, previous, pin, known)
     if verified.last < last:
         raise InvalidTrail("is missing", verified.last + 1)
     odd = _lost_outcome(store, number, last) or unlike_records(store, number)
@@ -156,6 +157,8 @@ def _walked(
 ) -> Verified:
     first = number + 1
     # A pin may lie before what is looked at.
+    if pin is not None and pin.number in known and known[pin.number] != pin.hash:
+        raise InvalidTrail("is not the pinned one: the chain was made anew", pin.number)
     is_pinned = pin is not None and pin.hash in known.values()
     wanted = None if pin is None or is_pinned else pin.hash
     for found, hashed, canonical in links:
@@ -183,16 +186,30 @@ def _links(store: Store, after: int, last: int, tick: Callable[[int], None]) -> 
     count = 0
     while after < last:
         with store.reading() as connection:
-            rows: list[Any] = connection.execute(
-                f"{CANONICAL} WHERE r.id > ? AND r.id <= ? ORDER BY r.id LIMIT ?",
-                (after, last, _LINKS_AT_ONCE),
-            ).fetchall()
+            rows = _some(
+                connection.execute(
+                    f"{CANONICAL} WHERE r.id > ? AND r.id <= ? ORDER BY r.id LIMIT ?",
+                    (after, last, _LINKS_AT_ONCE),
+                )
+            )
         if not rows:
             return
         yield from rows
         after = rows[-1][0]
         count += len(rows)
         tick(count)
+
+
+def _some(links: Iterable[Linked]) -> list[Linked]:
+    """As many of the links as may be in memory at once."""
+    found: list[Linked] = []
+    size = 0
+    for link in links:
+        found.append(link)
+        size += len(link[2])
+        if size > _BYTES_AT_ONCE:
+            break
+    return found
 
 
 def _lost_outcome(store: Store, after: int, last: int) -> int | None:
@@ -208,6 +225,16 @@ def _lost_outcome(store: Store, after: int, last: int) -> int | None:
         if odd is not None:
             return int(odd)
     return None
+
+
+def _pinned_before(store: Store, pin: Pin, since: int) -> dict[int, bytes]:
+    """The pinned link, where it is there and before a link."""
+    with store.reading() as connection:
+        found: list[Any] = connection.execute(
+            "SELECT id, hash FROM record WHERE id < ?1 AND iif(?2 IS NULL, hash = ?3, id = ?2)",
+            (since, pin.number, pin.hash),
+        ).fetchall()
+    return dict(found)
 
 
 def _hash_of(store: Store, number: int) -> bytes:

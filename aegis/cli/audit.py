@@ -136,7 +136,6 @@ def tail(database: str, form: str, limit: int, follow: bool, **wanted: str | Non
         seq = reader.read_head()["id"]
         for page in reader.read(_filter(wanted, limit=limit)):
             write(page)
-            seq = max(seq, *(record["seq"] for record in page))
         while follow:
             for page in reader.read(_filter(wanted, since_seq=seq)):
                 write(page)
