@@ -66,11 +66,8 @@ class _Job:
     claim: Claim | None = None
     request: int | None = None
     is_last: bool = False
-<<<<<<< HEAD
     must_stay: bool = True
-=======
     is_withdrawal: bool = False
->>>>>>> audit-tests
     state: _State = _State.WAITING
     result: Committed | Claimed | None = None
 

@@ -154,14 +154,12 @@ async def _send_stream(
     RSGI's own streams take everything at once and keep it in memory. A file does not: granian reads
     it as the client takes it. So it is given a pipe to read, which holds 64 KiB and no more.
     """
-<<<<<<< HEAD
     if method == "HEAD":
         proto.response_empty(status, headers)
-=======
+        return
     first = await anext(content, b"")
     if not first:  # a pipe that is never filled would be gone before granian opens it
         proto.response_bytes(status, headers, b"")
->>>>>>> audit-tests
         return
     reader, writer = os.pipe()
     try:

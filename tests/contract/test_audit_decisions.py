@@ -23,7 +23,7 @@ ASKED: list[object] = [
     {"type": "unheard of"},
     [],
     [READ],
-    [{"type": "delete"}, READ, {"type": "unheard of", "target": None or "x"}],
+    [{"type": "delete"}, READ, {"type": "unheard of", "target": "x"}],
     {"actions": [READ, {"type": "write"}]},
     {"type": "x", "params": {"n": "many"}},
 ]
