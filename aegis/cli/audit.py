@@ -100,7 +100,7 @@ def _filter(wanted: dict[str, str | None], **more: Any) -> AuditFilter:
 
 @click.group()
 def audit() -> None:
-    """Read the audit, see that nobody changed it, move its old part away.
+    """Read the audit, and see that it is whole.
 
     All but `archive` and `import` only read, also while servers write.
     """
@@ -150,7 +150,7 @@ def tail(database: str, form: str, limit: int, follow: bool, **wanted: str | Non
 @click.option("--to", "path", metavar="FILE", help="A file to make. Default: standard output.")
 @_DATABASE
 def export(database: str, form: str, path: str | None, **wanted: str | None) -> None:
-    """Write all records that fit: as JSON lines, CSV, or the chain itself.
+    """Write records as JSON lines, CSV, or a chain.
 
     The chain has each link's hash and canonical form, so that others can verify it, also by
     `aegis audit verify`; it takes no filters.
@@ -190,7 +190,9 @@ def stats(database: str, form: str) -> None:
 @audit.command("head")
 @_DATABASE
 def head(database: str) -> None:
-    """Print the newest link: keep it elsewhere, and `verify --head` knows what is missing.
+    """Print the newest link, to keep elsewhere.
+
+    `verify --head` knows by it what is missing.
 
     A server's `GET /api/v1/audit/head` gives the same, signed where it has a key.
     """
@@ -213,7 +215,9 @@ def head(database: str) -> None:
 )
 @click.option("--from", "since", type=click.IntRange(1), help="The first link to look at.")
 def verify(file: str, pinned: str | None, public_key: str | None, since: int | None) -> None:
-    """See that FILE, a database or an exported chain, is as it was written.
+    """See that an audit is as it was written.
+
+    FILE is a database or an exported chain.
 
     Exit code 1 names the first link that was changed, removed, inserted or moved. Who can write
     the file can also make all of it anew: only a head that was kept elsewhere, or signed, shows
@@ -244,7 +248,9 @@ def verify(file: str, pinned: str | None, public_key: str | None, since: int | N
 @click.option("--to", "path", required=True, metavar="FILE", help="The file to make.")
 @_DATABASE
 def archive(database: str, before: str, path: str) -> None:
-    """Move the records from before TIME into FILE, which goes on being verifiable.
+    """Move old records into a file of their own.
+
+    These are the ones from before TIME; FILE goes on being verifiable.
 
     Servers may run meanwhile. What is moved is verified first and gone from the database then; the
     room that it took is used again.

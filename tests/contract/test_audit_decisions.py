@@ -9,8 +9,8 @@ from typing import Any
 import apsw
 import pytest
 
+from aegis.compiled import CompiledFiles
 from aegis.config import AuditDecisions, Settings
-from aegis.policies import load_text
 from aegis.server import build_app
 from aegis.server.app import App
 from tests.contract.client import EVALUATE, EXECUTE, POLICY, app_of, served
@@ -34,7 +34,7 @@ def app_with(decisions: AuditDecisions, **settings: Any) -> App:
     """An application that records decisions."""
     wanted = Settings(**({"audit_db": ":memory:"} | settings), audit_decisions=decisions)
     policy = POLICY + "  - {name: odd, match: {type: x}, conditions: {param_gt: {n: 1}}}\n"
-    return build_app(wanted, file=load_text(policy))
+    return build_app(wanted, file=CompiledFiles(":memory:").load(policy))
 
 
 @pytest.mark.parametrize("asked", ASKED)

@@ -14,8 +14,8 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 from aegis import Action, Executor, Result, ResultStatus
 from aegis.audit.signing import is_signed_by
+from aegis.compiled import CompiledFiles
 from aegis.config import Settings
-from aegis.policies import load_text
 from aegis.server import build_app
 from tests.contract.client import AUDIT, EXECUTE, POLICY, Client, Reply, app_of, eventually, served
 
@@ -240,7 +240,7 @@ def test_head_is_signed_with_the_key_of_the_server(tmp_path: Path) -> None:
     path = tmp_path / "audit.key"
     path.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
     settings = Settings(audit_db=":memory:", signing_key_file=str(path))
-    with served(build_app(settings, file=load_text(POLICY))) as client:
+    with served(build_app(settings, file=CompiledFiles(":memory:").load(POLICY))) as client:
         client.post(EXECUTE, {"type": "read"})
         head = client.get(HEAD).json
     assert set(head) == {"id", "hash", "count", "signed_at", "signature", "public_key"}

@@ -10,8 +10,8 @@ import pytest
 
 from aegis import Action, Executor, Result, ResultStatus
 from aegis.audit import now_us, requests
+from aegis.compiled import CompiledFiles
 from aegis.config import Settings
-from aegis.policies import load_text
 from aegis.server import build_app
 from aegis.server.app import App
 from tests.contract.client import EXECUTE, POLICY, Client, Reply, app_of, eventually, served
@@ -49,7 +49,7 @@ class Waiting(Counting):
 def app_with(executor: Executor, **settings: Any) -> App:
     """An application of `POLICY` with further settings."""
     wanted = Settings(**({"audit_db": ":memory:"} | settings))
-    return build_app(wanted, file=load_text(POLICY), executor=executor)
+    return build_app(wanted, file=CompiledFiles(":memory:").load(POLICY), executor=executor)
 
 
 def ask(client: Client, asked: object, key: str = "k", **details: Any) -> Reply:
