@@ -465,7 +465,7 @@ def test_second_signal_ends_it_at_once(tmp_path: Path, number: int) -> None:
         with server.connect() as running:
             action = {"action_type": "read", "params": {"seconds": 60}}
             running.send(running.request("POST", EXECUTE, json.dumps(action).encode()))
-            until(lambda: server.ask("GET", "/health").status == 200, "it has been read")
+            until(lambda: server.ask("GET", "/api/v1/audit").json(), "it has begun")
             server.process.send_signal(number)
             until(lambda: _is_draining(server), "it stops")
             assert server.stop(number, timeout_s=2) == 128 + number

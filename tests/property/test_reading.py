@@ -203,7 +203,7 @@ def expected(wanted: AuditFilter, known: list[Known]) -> list[tuple[int, int, st
         found.sort(key=lambda one: one.seq)
     if wanted.limit is not None:
         first_so_many = wanted.since_seq is not None or wanted.after is not None
-        found = found[: wanted.limit] if first_so_many else found[len(found) - wanted.limit :]
+        found = found[: wanted.limit] if first_so_many else found[-wanted.limit :]
         found = found if wanted.limit else []
     return [(one.id, one.seq, one.status.value) for one in found]
 
