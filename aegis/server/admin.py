@@ -22,6 +22,7 @@ __all__ = ["LONGEST_NOTE", "MOST_VERSIONS", "Admin", "Change", "Changes"]
 
 LONGEST_NOTE = 1_000
 MOST_VERSIONS = 1_000
+_PIECE = 256 * 1024  # characters
 _LARGEST_VERSION = 2**63 - 1
 
 
@@ -151,8 +152,12 @@ def _updated(in_force: InForce) -> Answer:
 
 
 def _policy_json(snapshot: Snapshot, history: PolicyHistory) -> bytes:
-    more = snapshot.stored.as_json() | {"source": history.source(snapshot.version)}
-    return b"".join((b"{", snapshot.compiled.members, b",", codec.dumps(more)[1:]))
+    source = history.source(snapshot.version)
+    # In pieces: other threads wait while one of them is written.
+    pieces = range(0, len(source), _PIECE) if source else ()
+    written = [codec.dumps(source[start : start + _PIECE])[1:-1] for start in pieces]
+    known = codec.dumps(snapshot.stored.as_json())[1:-1]
+    return b"".join((b"{", snapshot.compiled.members, b",", known, b',"source":"', *written, b'"}'))
 
 
 # --- what is asked -------------------------------------------------------------------------------

@@ -52,11 +52,8 @@ IDLE_TIMEOUT_MS = 5_000
 LARGEST_HEADERS_BYTES = 64 * 1024
 _PR_SET_PDEATHSIG = 1
 _LOOK_S = 0.02
-_SOON_S = 5.0
-"""A worker that lived for less has died soon."""
-_FREE_STARTS = 4
-_PAUSE_S = 0.1
-"""Before a start after so many that were at once; it doubles each time."""
+_PAUSE_S, _LONGEST_PAUSE_S = 0.1, 5.0
+"""Before a worker that could not start is started again; it doubles each time."""
 
 
 def serve(
@@ -125,7 +122,7 @@ def _run(
     ready: Callable[[], None],
 ) -> None:
     """Start the workers and look after them until a signal ends all."""
-    failure = mmap.mmap(-1, 4096)
+    failure = mmap.mmap(-1, _SHARED_BYTES)
     # The loader is a closure and the failure's memory is inherited: both need a fork.
     multiprocessing.set_start_method("fork", force=True)
     stopping, stop = os.pipe()
@@ -150,6 +147,7 @@ def _run(
     # Not closed: a worker that is forked only now closes the same number.
     server.when_stopping = lambda: os.dup2(nothing, stop)
     server.is_ready = lambda: bool(failure[_ANNOUNCED])
+    server.was_ready = lambda pid: _was_ready(failure, pid)
     inherited = _Inherited(
         settings,
         file,
@@ -247,10 +245,12 @@ class _Server(Granian):  # type: ignore[misc,valid-type]  # granian chooses its 
     Attributes:
         when_stopping: Called at the first signal.
         is_ready: Says whether a worker was ever ready.
+        was_ready: Says whether the worker of this process ever was.
     """
 
     when_stopping: Callable[[], object] | None = None
     is_ready: Callable[[], bool] = staticmethod(lambda: True)
+    was_ready: Callable[[int], bool] = staticmethod(lambda _: True)
 
     def signal_handler_interrupt(self, number: int, *args: Any, **kwargs: Any) -> None:
         if self.when_stopping is None:
@@ -285,7 +285,8 @@ class _Server(Granian):  # type: ignore[misc,valid-type]  # granian chooses its 
             if not self.is_ready():  # none can start, and its traceback has said why
                 return
             while self.interrupt_children:
-                starts.plan(self.interrupt_children.pop())
+                index = self.interrupt_children.pop()
+                starts.plan(index, is_failure=not self.was_ready(self.wrks[index].inner.pid))
             for index in starts.due():
                 self._respawn_workers([index], spawn_target, target_loader)
         notify("STOPPING=1")
@@ -293,22 +294,22 @@ class _Server(Granian):  # type: ignore[misc,valid-type]  # granian chooses its 
 
 
 class _Starts:
-    """When workers that died are started again: at once, but later and later one that always dies."""
+    """When workers that died are started again: at once, but later and later one that cannot start."""
 
     def __init__(self) -> None:
         self._planned: dict[int, float] = {}
-        self._soon: dict[int, int] = {}  # how often each died soon after its start
-        self._started: dict[int, float] = {}
+        self._failures: dict[int, int] = {}  # of each since it was last ready
 
-    def plan(self, index: int) -> None:
-        """Plan the next start of a worker that has died."""
-        now = time.monotonic()
-        is_soon = now - self._started.get(index, -_SOON_S) < _SOON_S
-        count = self._soon[index] = self._soon.get(index, 0) + 1 if is_soon else 0
-        pause = (
-            0.0 if count < _FREE_STARTS else min(_PAUSE_S * 2 ** (count - _FREE_STARTS), _SOON_S)
-        )
-        self._planned[index] = now + pause
+    def plan(self, index: int, *, is_failure: bool) -> None:
+        """Plan the next start of a worker that has died.
+
+        Args:
+            index: Which one.
+            is_failure: Whether it was never ready.
+        """
+        count = self._failures[index] = self._failures.get(index, 0) + 1 if is_failure else 0
+        pause = min(_PAUSE_S * 2 ** (count - 1), _LONGEST_PAUSE_S) if count else 0.0
+        self._planned[index] = time.monotonic() + pause
 
     def due(self) -> list[int]:
         """The workers to start now."""
@@ -316,7 +317,6 @@ class _Starts:
         due = [index for index, planned in self._planned.items() if planned <= now]
         for index in due:
             del self._planned[index]
-            self._started[index] = now
         return due
 
     def seconds_to_next(self) -> float | None:
@@ -386,14 +386,30 @@ def _loader(inherited: _Inherited, ready: Callable[[], None]) -> Callable[[], Ap
     return load
 
 
-_ANNOUNCED = 4095  # the last byte of the shared memory: has any worker said that it is ready?
+# What workers and parent share: a text, a byte, and numbers of processes, each where it belongs.
+_ANNOUNCED = 4095  # has any worker said that it is ready?
+_READY_AT, _READY_PLACES = 4096, 512  # which have
+_SHARED_BYTES = _READY_AT + 4 * _READY_PLACES
 
 
 def _once(shared: mmap.mmap, ready: Callable[[], None]) -> None:
+    place, pid = _place(os.getpid())
+    shared[place] = pid
     if not shared[_ANNOUNCED]:
         shared[_ANNOUNCED] = 1
         ready()
         sys.stdout.flush()
+
+
+def _was_ready(shared: mmap.mmap, pid: int) -> bool:
+    place, written = _place(pid)
+    return shared[place] == written
+
+
+def _place(pid: int) -> tuple[slice, bytes]:
+    """Where the number of a process stands once it is ready, and how it is written."""
+    start = _READY_AT + 4 * (pid % _READY_PLACES)
+    return slice(start, start + 4), pid.to_bytes(4, sys.byteorder)
 
 
 def _die_with(parent: int) -> None:

@@ -415,6 +415,24 @@ def test_sigterm_lets_a_running_execution_end_and_answers_it(folder: Path) -> No
     assert [record["result_status"] for record in recorded_afterwards(folder)] == ["success"]
 
 
+def test_sigterm_under_load_loses_no_answer_of_a_request_that_was_received(tmp_path: Path) -> None:
+    for round_ in range(2):
+        with Server(tmp_path, "--workers", "2") as server:
+            load = Load(server, f"load {round_}")
+            load.acknowledge(200)
+            server.process.terminate()
+            load.join()
+            assert server.process.wait(GRACE_S) == 0
+            assert server.stderr == ""
+        # What was received was executed, and is recorded.
+        recorded = [
+            record["action_target"]
+            for record in recorded_afterwards(tmp_path)
+            if record["action_target"].startswith(f"load {round_}/")
+        ]
+        assert sorted(recorded) == sorted(load.acknowledged)
+
+
 def test_sigterm_records_hanging_executions_as_interrupted(tmp_path: Path) -> None:
     statuses = {}
     with ExitStack() as stack:

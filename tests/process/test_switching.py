@@ -150,6 +150,7 @@ def test_large_policies_are_switched_without_a_stall(tmp_path: Path) -> None:
     with Server(tmp_path, "--workers", "2") as server:
         with readers(server, 2, lambda _: False) as quiet:
             time.sleep(2)
+        memory: list[int] = []
         with readers(server, 2, lambda answer: len(_families(answer)) != 1) as seen:
             server.ask("PUT", PUT, {"rules": [{"name": "0:start"}]})
             for number in range(RELOADS):
@@ -158,10 +159,20 @@ def test_large_policies_are_switched_without_a_stall(tmp_path: Path) -> None:
                 assert (answer.status, answer.json()["rule_count"]) == (200, 10_000)
                 assert answer.json()["workers"] == 2
                 seen.floor = int(answer.json()["version"])
+                memory.append(sum(map(_private_kib, server.children)))
         assert seen.wrong == []
+        third = len(memory) // 3
+        assert min(memory[-third:]) - max(memory[third : 2 * third]) < 16 * 1024, memory
         # Generous: other processes share the machine with this test.
-        assert _percentile(seen.seconds, 0.99) < max(4 * _percentile(quiet.seconds, 0.99), 0.05)
+        p99 = [_percentile(each.seconds, 0.99) for each in (quiet, seen)]
+        assert p99[1] < max(4 * p99[0], 0.05), p99
         assert server.stderr == ""
+
+
+def _private_kib(pid: int) -> int:
+    """What a process has in memory that it does not share by a file."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    return int(status.partition("RssAnon:")[2].split()[0])
 
 
 def _large(family: int) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import signal
 import subprocess
@@ -82,6 +83,32 @@ def path(tmp_path: Path) -> Path:
 
 
 # --- the newest intent wins ----------------------------------------------------------------------
+
+
+STEPS = ("edit", "put", "rollback", "restart")
+
+
+@pytest.mark.parametrize("steps", list(itertools.product(STEPS, repeat=4)), ids="-".join)
+def test_after_any_steps_and_a_restart_the_newest_intent_is_in_force(
+    path: Path, steps: tuple[str, ...]
+) -> None:
+    """The file as it is, where it was edited since it was last loaded; else what was last in force."""
+    file = loaded = in_force = "file_0"
+    assert started(path, file)[1] == in_force
+    for number, step in enumerate((*steps, "restart")):
+        match step:
+            case "edit":
+                file = f"file_{number}"
+            case "put":
+                in_force = f"put_{number}"
+                put(path, in_force)
+            case "rollback":
+                in_force = "file_0"  # which is version 1
+                with opened(path) as versions:
+                    versions.rollback(1)
+            case _:
+                in_force, loaded = (in_force, loaded) if file == loaded else (file, file)
+                assert started(path, file)[1] == in_force
 
 
 def test_first_start_takes_the_file(path: Path) -> None:
