@@ -11,7 +11,7 @@ from aegis_core.block cimport (
 )
 from aegis_core.grams cimport grams_of
 from aegis_core.patterns cimport (
-    ANY, ANY_ONE, ANY_RUN, FIRST_SET, Glob, WHOLE, WORD, whole_steps,
+    ANY, ANY_ONE, ANY_RUN, FIRST_SET, Glob, HEAD, MOST_OFFSET, TAIL, WHOLE, WORD, whole_steps,
 )
 from cpython.bytes cimport PyBytes_AS_STRING
 from cpython.unicode cimport PyUnicode_READ_CHAR
@@ -32,6 +32,7 @@ cdef enum:
     FEWEST_SIMULATED = 4    # below which patterns are rather checked one after the other
     LONGEST_STRIDE = 8
     FILTER_BITS = 16        # for each gram
+    TRIE_COST = 4           # what walking one more trie costs, in candidates
     WORDS_COST = 16         # what looking for words costs more than walking a trie, in candidates
 
 
@@ -73,14 +74,21 @@ cdef class Layout:
             for kind, lists in ((FORWARD, forward), (BACKWARD, backward)):
                 if lists:
                     wide = any([is_wide(literal) for literal in lists])
-                    parts.append((kind, field, wide, self.trie(lists, wide, left)))
+                    parts.append((kind, field, wide, 0, self.trie(lists, wide, left)))
+            for offset in range(1, MOST_OFFSET + 1):
+                for of_key, kind in ((HEAD, FORWARD), (TAIL, BACKWARD)):
+                    placed = filed.get(16 * offset + 4 * field + of_key)
+                    if placed:
+                        lists = {literal: (of_literal, []) for literal, of_literal in placed.items()}
+                        wide = any([is_wide(literal) for literal in lists])
+                        parts.append((kind, field, wide, offset, self.trie(lists, wide, left)))
             if words:
                 for place in self.words(words, left):
-                    parts.append((WORDS, field, 0, place))
+                    parts.append((WORDS, field, 0, 0, place))
             if to_simulate[field]:
-                parts.append((NFA, field, 0, self.nfa(to_simulate[field], field)))
+                parts.append((NFA, field, 0, 0, self.nfa(to_simulate[field], field)))
         if rest:
-            parts.append((SCAN, 0, 0, self.candidates(rest)))
+            parts.append((SCAN, 0, 0, 0, self.candidates(rest)))
         return self.index_of(parts)
 
     cdef int choose(self, list rules, int free, dict filed, list to_simulate, list rest) except -1:
@@ -110,10 +118,13 @@ cdef class Layout:
                     general = field
                 for key in glob.keys(field):
                     count = uses[key]
-                    # Up to three are as good as one; words cost more to be found.
+                    # Up to three are as good as one; words cost more to be found, and so does a
+                    # further trie.
                     cost = 4 * (3 if count < 3 else count) + (<int>(<tuple>key)[0] & 3)
                     if <int>(<tuple>key)[0] & 3 == WORD:
                         cost += 4 * WORDS_COST
+                    elif <int>(<tuple>key)[0] >> 4:
+                        cost += 4 * TRIE_COST
                     if best is None or cost < least or (
                         cost == least and len((<tuple>key)[1]) > len((<tuple>best)[1])
                     ):
@@ -135,9 +146,9 @@ cdef class Layout:
         return 0
 
     cdef void mark_seen(self, Py_ssize_t rule, int key):
-        cdef Glob glob = <Glob>(<list>self.globs[rule])[key >> 2]
+        cdef Glob glob = <Glob>(<list>self.globs[rule])[key >> 2 & 3]
         if not glob.steps or (key & 3 == WORD and glob.is_word):
-            self.seen[rule] |= 1 << (key >> 2)
+            self.seen[rule] |= 1 << (key >> 2 & 3)
 
     # --- what holds candidates
 
@@ -145,12 +156,12 @@ cdef class Layout:
         cdef int32_t place = self.block.reserve(1 + len(parts) * (sizeof(Part) >> 2))
         cdef Part *part = <Part *>(self.block.data + place + 1)
         self.block.data[place] = len(parts)
-        for least, kind, field, wide, of_part in sorted(
-            [(self.least_in_part(kind, of_part), kind, field, wide, of_part)
-             for kind, field, wide, of_part in parts]
+        for least, kind, field, wide, offset, of_part in sorted(
+            [(self.least_in_part(kind, of_part), kind, field, wide, offset, of_part)
+             for kind, field, wide, offset, of_part in parts]
         ):
-            part.least, part.kind, part.field, part.wide, part.place = (
-                least, kind, field, wide, of_part
+            part.least, part.kind, part.field, part.wide, part.offset, part.place = (
+                least, kind, field, wide, offset, of_part
             )
             part += 1
         return place

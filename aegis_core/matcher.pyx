@@ -56,16 +56,21 @@ cdef void search_part(
 ) noexcept nogil:
     cdef const uint8_t *narrow = NULL
     cdef const uint32_t *wide = NULL
+    cdef Py_ssize_t left = length - part.offset
     if part.kind == FORWARD:
+        if left < 0:
+            return
         if part.wide:
-            walk(s, part.place, data, length, 1, wide)
+            walk(s, part.place, data + part.offset, left, 1, wide)
         else:
-            walk(s, part.place, data, length, 1, narrow)
+            walk(s, part.place, data + part.offset, left, 1, narrow)
     elif part.kind == BACKWARD:
+        if left < 0:
+            return
         if part.wide:
-            walk(s, part.place, data + length - 1, length, -1, wide)
+            walk(s, part.place, data + left - 1, left, -1, wide)
         else:
-            walk(s, part.place, data + length - 1, length, -1, narrow)
+            walk(s, part.place, data + left - 1, left, -1, narrow)
     elif part.kind == WORDS:
         find_words(s, <const Words *>(s.base + part.place), data, length)
     else:

@@ -65,8 +65,16 @@ def _few(pick: Random, letters: str) -> str:
     return pick.choice(["*", "a", "b*", "*b", "*a*", "?", "ab"])
 
 
+def _placed(pick: Random, letters: str) -> str:
+    gap = "".join(pick.choices(["?", f"[{letters}]", letters[0]], k=pick.randint(0, 11)))
+    word = _text(pick, letters, 1, 4)
+    return pick.choice(["{0}{1}*", "*{1}{0}", "{0}{1}?", "{0}{1}*{1}{0}", "a{0}{1}?*"]).format(
+        gap, word
+    )
+
+
 SHAPES: list[Callable[[Random, str], str]] = [
-    _letters, _words, _sets, _nested, _long, _ends, _few,
+    _letters, _words, _sets, _nested, _long, _ends, _few, _placed,
 ]  # fmt: skip
 
 
@@ -208,6 +216,18 @@ def test_rule_that_needs_more_than_one_that_covers_it_never_decides(seed: int) -
 def test_rules_that_need_more_than_one_that_covers_them_are_found() -> None:
     found = [_needing(Random(2_000 + seed)) for seed in range(60)]
     assert sum(bool(rules[by].conditions["all"]) for rules, of in found for by in of.values()) > 300
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_literals_at_a_fixed_place_are_found_there_alone(seed: int) -> None:
+    pick = Random(seed)
+    letters = pick.choice([NARROW, MIXED])
+    rules = [PolicyRule(_placed(pick, letters), name=f"rule_{index}") for index in range(200)]
+    policy = Policy(tuple(rules))
+    engine = compile_policy(policy, condition=_says)
+    specified = _specified(policy)
+    for asked in _asked(pick, policy, 200):
+        assert engine.evaluate(*asked).matched_rule == specified(asked)
 
 
 def test_covered_rules_are_found_in_every_shape() -> None:
