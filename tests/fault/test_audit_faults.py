@@ -233,5 +233,3 @@ def test_clock_that_is_set_back_breaks_neither_order_nor_chain(
     store = Store(path, read_only=True)
     assert verify(store).count == 5
     store.close()
-
-
