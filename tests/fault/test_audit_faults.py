@@ -103,7 +103,7 @@ class Load:
 
 def slowness_s(server: Server, until_true: Callable[[], object]) -> float:
     """What nine of ten answers of `/health` took less than, while something comes to be true."""
-    took = []
+    took: list[float] = []
     deadline = time.monotonic() + 20.0
     with server.connect() as connection:
         while len(took) < 50 or not until_true():
