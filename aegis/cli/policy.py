@@ -46,7 +46,7 @@ def _place(command: Callable[..., None]) -> Callable[..., None]:
 
 @click.group()
 def policy() -> None:
-    """List, show and compare the versions of a policy, go back to one, load the file again."""
+    """Look at the versions of a policy, or go back."""
 
 
 @policy.command("list")
@@ -104,7 +104,10 @@ def show(version: int | None, form: str, url: str | None, database: str) -> None
 @click.argument("new", type=click.IntRange(1), required=False)
 @_place
 def diff(old: int, new: int | None, url: str | None, database: str) -> None:
-    """Compare the text of version OLD with that of NEW, or of the policy in force."""
+    """Compare the text of two versions.
+
+    Without NEW, OLD is compared with the policy in force.
+    """
     with _versions(url, database) as versions:
         texts = [
             versions.version(number) for number in (old, versions.newest() if new is None else new)
