@@ -102,11 +102,21 @@ class _Doubtful(Exception):
     """Something that the reader of tokens has to look at."""
 
 
+class _First(dict[Any, int]):
+    """The lines of the parts of what stands in the first line."""
+
+    def __missing__(self, _key: object) -> int:
+        return 1
+
+
 class _FirstLine(dict[int, dict[Any, int]]):
     """The lines of a text that has but one."""
 
+    def __missing__(self, _key: object) -> dict[Any, int]:
+        return _First()
+
     def get(self, _key: object, _default: object = None) -> Any:
-        return {None: 1}
+        return _First()
 
 
 def _read_line(source: str) -> Document | None:

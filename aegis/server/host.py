@@ -87,6 +87,10 @@ def own_database(path: str) -> Iterator[None]:
     if path == ":memory:":
         yield
         return
+    if os.path.isdir(path):
+        raise ConfigError(
+            f"cannot open {shown(path)}: it is a folder; name a file for the database"
+        )
     try:
         file = os.open(f"{path}.server", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
