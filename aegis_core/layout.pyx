@@ -79,7 +79,7 @@ cdef class Layout:
                 for of_key, kind in ((HEAD, FORWARD), (TAIL, BACKWARD)):
                     placed = filed.get(16 * offset + 4 * field + of_key)
                     if placed:
-                        lists = {literal: (of_literal, []) for literal, of_literal in placed.items()}
+                        lists = {literal: (rules_of, []) for literal, rules_of in placed.items()}
                         wide = any([is_wide(literal) for literal in lists])
                         parts.append((kind, field, wide, offset, self.trie(lists, wide, left)))
             if words:
