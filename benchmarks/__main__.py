@@ -39,10 +39,12 @@ class Size:
     rounds: int
     http_rounds: int
     decisions: int
+    connections: Sequence[int]
+    execute_rounds: int
 
 
-FULL = Size((10, 100, 1_000, 10_000, 100_000), (10_000,), 5, 11, 8, 10_000_000)
-QUICK = Size((10, 100, 1_000), (1_000,), 1, 3, 2, 500_000)
+FULL = Size((10, 100, 1_000, 10_000, 100_000), (10_000,), 5, 11, 8, 10_000_000, (32, 128), 3)
+QUICK = Size((10, 100, 1_000), (1_000,), 1, 3, 2, 500_000, (32,), 1)
 
 
 def main() -> None:
@@ -87,7 +89,7 @@ def measured(*, quick: bool, with_agent_aegis: bool) -> dict[str, Any]:
     result: dict[str, Any] = {"machine": measure.machine(), "versions": measure.versions()}
     with (
         click.progressbar(
-            length=size.processes * 3 + size.http_rounds + 2 + 8 * with_agent_aegis,
+            length=size.processes * 3 + size.http_rounds + 2 + 8 + 12 * with_agent_aegis,
             label="measuring",
             file=sys.stderr,
             hidden=not sys.stderr.isatty(),
@@ -110,6 +112,10 @@ def measured(*, quick: bool, with_agent_aegis: bool) -> dict[str, Any]:
         tick()
         rules = size.shape_rules[-1]
         result["http"] = servers.beside_bare(folder, rules, size.http_rounds, tick)
+        for connections in size.connections:
+            result[f"executing, {connections} connections"] = servers.executing(
+                folder, 1_000, connections, size.execute_rounds, tick
+            )
         if with_agent_aegis:
             result["agent-aegis"] = servers.agent_aegis_deciding(
                 folder, [rules for rules in size.rules if rules in servers.AGENT_AEGIS_ASKED], 5

@@ -11,6 +11,7 @@ from typing import Any
 from aegis import codec
 from aegis.bench import http, workload
 from aegis.bench.deciding import compiled, singles, timed
+from aegis.bench.load import EVALUATE
 from aegis.bench.measure import figures, ratio, turns
 from benchmarks import agent_aegis
 
@@ -18,6 +19,9 @@ ACTIONS = 10_000
 SECONDS = 2.0
 BATCH = 100
 AGENT_AEGIS_RULES = 1_000
+EXECUTE = "/api/v1/execute"
+EXECUTES_PER_S = 4_000.0
+"""About half of what is executed at most."""
 AGENT_AEGIS_PER_S = 200.0
 # Few, since it takes milliseconds for one.
 AGENT_AEGIS_ASKED = {1_000: 200, 10_000: 20}
@@ -83,6 +87,37 @@ def beside_bare(folder: Path, rules: int, rounds: int, tick: Callable[[], None])
     return {"rules": rules, **found}
 
 
+def executing(
+    folder: Path, rules: int, connections: int, rounds: int, tick: Callable[[], None]
+) -> dict[str, Any]:
+    """Durable executes without effects, and evaluates that are recorded, beside plain evaluates."""
+    start = ours(folder, rules)
+    starts: dict[str, Callable[[int], list[str]]] = {
+        "execute": start,
+        "evaluate": start,
+        "noted": lambda port: [*start(port), "--audit-decisions", "all"],
+    }
+    bodies = [workload.body(question) for question in workload.actions(ACTIONS, rules)]
+    found = http.servers(
+        starts,
+        dict.fromkeys(starts, bodies),
+        rounds=rounds,
+        seconds=SECONDS,
+        per_s=EXECUTES_PER_S,
+        tick=tick,
+        paths={"execute": EXECUTE},
+        connections=connections,
+    )
+    rates = found["servers"]["noted"]["requests_per_s"]["rounds"]
+    plain = found["servers"]["evaluate"]["requests_per_s"]["rounds"]
+    found["ratios"] = {
+        "execute rate over evaluate": found["ratios"]["execute rate over evaluate"],
+        "execute CPU over evaluate": found["ratios"]["execute CPU over evaluate"],
+        "noted rate over evaluate": ratio(rates, plain),
+    }
+    return {"rules": rules, "connections": connections, **found}
+
+
 def beside_agent_aegis(
     folder: Path, rounds: int, tick: Callable[[], None]
 ) -> dict[str, dict[str, Any]]:
@@ -103,6 +138,7 @@ def beside_agent_aegis(
     ]
     return {
         "singles": _both(starts, single, AGENT_AEGIS_PER_S, rounds, tick),
+        "executes": _both(starts, single, AGENT_AEGIS_PER_S, rounds, tick, EXECUTE),
         "batches": _both(starts, batches, AGENT_AEGIS_PER_S / BATCH, rounds, tick),
     }
 
@@ -113,8 +149,9 @@ def _both(
     per_s: float,
     rounds: int,
     tick: Callable[[], None],
+    path: str = EVALUATE,
 ) -> dict[str, Any]:
-    found = _measured(starts, bodies, per_s, rounds, tick)
+    found = _measured(starts, bodies, per_s, rounds, tick, path)
     del found["ratios"]["aegis p99 over agent-aegis"]  # at a rate at which nothing waits
     return {"rules": AGENT_AEGIS_RULES, **found}
 
@@ -125,6 +162,7 @@ def _measured(
     per_s: float | None,
     rounds: int,
     tick: Callable[[], None],
+    path: str = EVALUATE,
 ) -> dict[str, Any]:
     return http.servers(
         starts,
@@ -133,6 +171,7 @@ def _measured(
         seconds=SECONDS,
         per_s=per_s,
         tick=tick,
+        paths=dict.fromkeys(starts, path),
     )
 
 

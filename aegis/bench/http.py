@@ -16,8 +16,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from aegis.bench.load import open_loop, throughput
-from aegis.bench.measure import figures, ratio, turns
+from aegis.bench.load import CONNECTIONS, EVALUATE, open_loop, throughput
+from aegis.bench.measure import calm_ratio, figures, ratio, turns
 from aegis.errors import ConfigError
 
 __all__ = ["aegis_command", "free_port", "running", "servers", "url_only"]
@@ -124,15 +124,19 @@ def _measured(
     seconds: float,
     per_s: float,
     key: str | None = None,
+    path: str = EVALUATE,
+    connections: int = CONNECTIONS,
 ) -> dict[str, Any]:
     """One server, once: throughput, then CPU and tails at a fixed rate."""
-    throughput(url, bodies, seconds=WARM_UP_S, key=key)
+    throughput(url, bodies, seconds=WARM_UP_S, key=key, path=path, connections=connections)
     before = None if pid is None else _cpu_s(pid)
-    most = throughput(url, bodies, seconds=seconds, key=key)
+    most = throughput(url, bodies, seconds=seconds, key=key, path=path, connections=connections)
     cpu_us = None
     if pid is not None and before is not None:
         cpu_us = (_cpu_s(pid) - before) * 1_000_000 / max(1, most.requests + most.errors)
-    steady = open_loop(url, bodies, per_s=per_s, seconds=seconds, key=key)
+    steady = open_loop(
+        url, bodies, per_s=per_s, seconds=seconds, key=key, path=path, connections=connections
+    )
     return {
         "requests_per_s": most.per_s,
         "cpu_us_a_request": cpu_us,
@@ -151,6 +155,8 @@ def servers(
     seconds: float,
     per_s: float | None,
     tick: Callable[[], None],
+    paths: Mapping[str, str] | None = None,
+    connections: int = CONNECTIONS,
 ) -> dict[str, Any]:
     """Measure a server, and others beside it in turns.
 
@@ -165,6 +171,8 @@ def servers(
         per_s: Rate of the open loop; None: half of what the fastest of the others took in the
             round that does not count.
         tick: Called after each round.
+        paths: What each is asked for, where that is not to evaluate.
+        connections: How many requests may be on their way at once.
 
     Returns:
         The figures of each, and ratios of the first one to each of the others.
@@ -176,7 +184,15 @@ def servers(
     def once(name: str) -> float:
         port = free_port()
         with running(starts[name](port), port) as pid:
-            found = _measured(f"http://127.0.0.1:{port}", pid, bodies[name], seconds, rate)
+            found = _measured(
+                f"http://127.0.0.1:{port}",
+                pid,
+                bodies[name],
+                seconds,
+                rate,
+                path=(paths or {}).get(name, EVALUATE),
+                connections=connections,
+            )
         raw[name].append(found)
         return float(found["requests_per_s"])
 
@@ -197,7 +213,7 @@ def servers(
         "open_loop_per_s": rate,
         "servers": {name: _summary(found) for name, found in counted.items()},
         "ratios": {
-            f"{ours} {what} over {other}": ratio(
+            f"{ours} {what} over {other}": (calm_ratio if what == "p99" else ratio)(
                 [figure(found) for found in counted[ours]],
                 [figure(found) for found in counted[other]],
             )

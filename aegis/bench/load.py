@@ -18,11 +18,12 @@ from time import perf_counter
 from aegis.bench.connections import Connections, address
 from aegis.errors import ConfigError, shown
 
-__all__ = ["Load", "open_loop", "throughput"]
+__all__ = ["CONNECTIONS", "EVALUATE", "Load", "open_loop", "throughput"]
 
 NEAR_S = 0.002
 PATIENCE_S = 10.0
 EVALUATE = "/api/v1/evaluate"
+CONNECTIONS = 32
 _PERCENTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99, "p99.9": 0.999}
 
 _WRK = """\
@@ -91,7 +92,7 @@ def open_loop(
     *,
     per_s: float,
     seconds: float,
-    connections: int = 32,
+    connections: int = CONNECTIONS,
     key: str | None = None,
     path: str = EVALUATE,
 ) -> Load:
@@ -130,7 +131,7 @@ def throughput(
     bodies: Sequence[bytes],
     *,
     seconds: float,
-    connections: int = 32,
+    connections: int = CONNECTIONS,
     key: str | None = None,
     path: str = EVALUATE,
 ) -> Load:

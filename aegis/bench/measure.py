@@ -14,7 +14,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-__all__ = ["figures", "machine", "quiet", "ratio", "turns", "versions"]
+__all__ = ["calm_ratio", "figures", "machine", "quiet", "ratio", "turns", "versions"]
 
 PACKAGES = ("agent-aegis", "granian", "uvloop", "orjson", "apsw", "google-re2", "pyyaml", "click")
 
@@ -55,6 +55,12 @@ def figures(values: Sequence[float]) -> dict[str, Any]:
 def ratio(ours: Sequence[float], theirs: Sequence[float]) -> float:
     """The median of the ratios within each round."""
     return statistics.median(our / their for our, their in zip(ours, theirs, strict=True))
+
+
+def calm_ratio(ours: Sequence[float], theirs: Sequence[float]) -> float:
+    """The ratio of the medians of each one's calmer half: what disturbs a tail only lengthens it."""
+    our, their = (statistics.median(sorted(of)[: (len(of) + 1) // 2]) for of in (ours, theirs))
+    return our / their
 
 
 @contextmanager

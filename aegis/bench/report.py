@@ -20,6 +20,9 @@ HTTP = {
     "http": "HTTP, single evaluates",
     "agent-aegis singles": "HTTP beside agent-aegis, single evaluates",
     "agent-aegis batches": "HTTP beside agent-aegis, batches of 100",
+    "agent-aegis executes": "HTTP beside agent-aegis, single executes",
+    "executing, 32 connections": "HTTP, durable executes and evaluates that are recorded",
+    "executing, 128 connections": "The same, 128 connections",
 }
 """Loads over HTTP, likewise."""
 

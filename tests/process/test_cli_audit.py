@@ -90,11 +90,11 @@ def test_list_is_a_table_of_one_line_a_record(folder: Path) -> None:
         (("--agent-id", "nobody"), ""),
     ],
 )
-def test_list_and_tail_take_the_filters(
-    folder: Path, options: tuple[str, ...], found: str
-) -> None:
+def test_list_and_tail_take_the_filters(folder: Path, options: tuple[str, ...], found: str) -> None:
     for command in ("list", "tail"):
-        given = [option.replace("--limit", "-n") if command == "tail" else option for option in options]
+        given = [
+            option.replace("--limit", "-n") if command == "tail" else option for option in options
+        ]
         records = [] if not found else lines(audit(folder, command, "--format", "jsonl", *given))
         assert "".join(record["action_target"] for record in records) == found
 
@@ -123,7 +123,9 @@ def test_export_is_all_records_as_lines_or_csv(folder: Path) -> None:
 
 def test_exported_chain_verifies_and_a_changed_one_does_not(folder: Path) -> None:
     assert audit(folder, "export", "--format", "chain", "--to", "chain").code == 0
-    assert audit(folder, "verify", "chain").stdout.startswith("ok: links 1 to 5; the newest hash is ")
+    assert audit(folder, "verify", "chain").stdout.startswith(
+        "ok: links 1 to 5; the newest hash is "
+    )
     text = (folder / "chain").read_text()
     (folder / "chain").write_text(text.replace('"delete"', '"read"'))
     ended = audit(folder, "verify", "chain")
@@ -160,9 +162,7 @@ def test_untouched_database_is_ok_also_against_its_head(folder: Path) -> None:
         ("DELETE FROM record WHERE id > 3", "link 4 is missing"),
     ],
 )
-def test_damage_is_exit_code_1_and_names_the_link(
-    folder: Path, statement: str, link: str
-) -> None:
+def test_damage_is_exit_code_1_and_names_the_link(folder: Path, statement: str, link: str) -> None:
     head = json.loads(audit(folder, "head").stdout)
     forge(folder / DATABASE, statement)
     ended = audit(folder, "verify", DATABASE, "--head", head["hash"])
@@ -183,9 +183,9 @@ def test_signed_head_is_checked_against_the_public_key(folder: Path) -> None:
     (folder / "head.json").write_text(json.dumps(head))
     (folder / "forged.json").write_text(json.dumps(head | {"count": 4}))
     checked = {}
-    for pin, public in (("head", "ours"), ("head", "other"), ("forged", "ours")):
-        options = ("--head", f"{pin}.json", "--public-key", f"{public}.pub")
-        checked[pin, public] = audit(folder, "verify", DATABASE, *options).code
+    for pin, key in (("head", "ours"), ("head", "other"), ("forged", "ours")):
+        options = ("--head", f"{pin}.json", "--public-key", f"{key}.pub")
+        checked[pin, key] = audit(folder, "verify", DATABASE, *options).code
     assert checked == {("head", "ours"): 0, ("head", "other"): 1, ("forged", "ours"): 1}
 
 
