@@ -63,7 +63,7 @@ check-style: $(VENV)/check-tools
 
 check-types: $(VENV)/installed $(VENV)/test-tools $(VENV)/check-tools
 	mypy
-	python -m mypy.stubtest aegis_core.engine aegis_core.layout --mypy-config-file pyproject.toml
+	python -m mypy.stubtest $(patsubst aegis_core/%.pyi,aegis_core.%,$(wildcard aegis_core/*.pyi)) --mypy-config-file pyproject.toml
 
 check-imports: $(VENV)/installed $(VENV)/check-tools
 	lint-imports --no-logo --no-cache

@@ -31,7 +31,19 @@ setup(
                 extra_link_args=sanitizers,
                 define_macros=[("CYTHON_TRACE_NOGIL", "1")] if debug else [],
             )
-            for module in ("patterns", "matcher", "layout", "engine")
+            for module in (
+                "patterns",
+                "matcher",
+                "block",
+                "automata",
+                "grams",
+                "layout",
+                "coverage",
+                "building",
+                "buffers",
+                "brackets",
+                "engine",
+            )
         ],
         build_dir=f"{build_base}/cython",
         compiler_directives={

@@ -38,14 +38,17 @@ class Gate:
             needed), its headers and the caller's address (None where the server knows none). Returns the caller's key;
             None where it needs none. Raises Unauthorized where it has no key or not a good one;
             Forbidden where its key may not do this or, without keys, it does not come from here.
+        asks_address: Whether it looks at the caller's address; None does for it otherwise.
+        local_hosts: Values of `Host` under which `admit` is known to admit every request from
+            127.0.0.1 without an `Origin`, whatever its route; empty where callers need keys.
     """
 
     def __init__(self, settings: Settings, keys: KeyRing) -> None:
         self.admit = self._admit_local if settings.is_keyless else self._admit_key
+        self.asks_address = settings.is_keyless and not settings.allow_unauthenticated
         self._find_key = keys.find
-        self._allows_remote = settings.allow_unauthenticated
         self._hosts = frozenset(host.lower() for host in settings.allowed_hosts)
-        self._known_hosts: set[str] = set()
+        self.local_hosts: set[str] = set()
 
     def _admit_key(
         self, needed: Permission | None, headers: Headers, _client: str | None
@@ -72,10 +75,10 @@ class Gate:
     ) -> Key | None:
         # A web page that a browser on this machine shows must not be able to drive the server: by
         # a name that it resolves to us (Host), or across origins (Origin).
-        if client != "127.0.0.1" and client is not None and not self._allows_remote:
+        if client != "127.0.0.1" and client is not None and self.asks_address:
             _check_client(client)
         host = value_of(headers, "host")
-        if host and host not in self._known_hosts:
+        if host and host not in self.local_hosts:
             self._check_host(host)
         if "origin" in headers:
             self._check_origin(value_of(headers, "origin") or "", host or "")
@@ -93,8 +96,8 @@ class Gate:
                 " with --allowed-hosts",
                 "foreign_host",
             )
-        if len(self._known_hosts) < _MOST_HOSTS_REMEMBERED:
-            self._known_hosts.add(host)
+        if len(self.local_hosts) < _MOST_HOSTS_REMEMBERED:
+            self.local_hosts.add(host)
 
     def _check_origin(self, origin: str, host: str) -> None:
         if not (origin.isascii() and self._is_own_origin(origin, host)):

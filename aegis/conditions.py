@@ -1,4 +1,4 @@
-"""Compiled conditions: time windows, weekdays and comparisons of parameters. The only RE2.
+"""Compiled conditions: time windows, weekdays and comparisons of parameters.
 
 Three answers are possible: they hold (True), they do not (False), they cannot be judged (a text
 that says why). False settles a rule whatever the others say; a rule that cannot be judged blocks.
@@ -14,20 +14,18 @@ from functools import partial
 from typing import Any, NoReturn
 from zoneinfo import ZoneInfo
 
-import re2
-
 from aegis.errors import PolicyError, Problem, did_you_mean, named, shown
+from aegis.searches import Searches
 from aegis_core import Condition
 
-__all__ = ["CONDITIONS", "compile_conditions", "json_equal"]
+__all__ = ["CONDITIONS", "compile_conditions", "compiler", "json_equal", "needs"]
 
 LONGEST_MATCHED_BYTES = 64 * 1024
 """The longest text that `param_matches` judges: keeps the time of a decision bounded."""
 
-_EXACT = 2**53  # from here on, not every integer is a float: which one was sent is unknown
+_SURELY_SHORT = LONGEST_MATCHED_BYTES // 4  # characters, of four bytes at most
 
-LARGEST_PROGRAM = 5_000
-"""The largest RE2 program, in instructions: what a search can cost for each byte."""
+_EXACT = 2**53  # from here on, not every integer is a float: which one was sent is unknown
 
 _TIME = re.compile(r"([01]?\d|2[0-3]):([0-5]\d)")
 _NO_MAPPING = "must be a mapping from parameter to value, as in `{count: 100}`"
@@ -38,11 +36,19 @@ class _Refused(Exception):
     """A part of a condition that cannot be compiled, and why."""
 
 
-def compile_conditions(conditions: Mapping[str, Any]) -> Condition | None:
+def compiler() -> Callable[[Mapping[str, Any]], Condition | None]:
+    """What compiles the conditions of one policy's rules, so that they search together."""
+    return partial(compile_conditions, searches=Searches())
+
+
+def compile_conditions(
+    conditions: Mapping[str, Any], searches: Searches | None = None
+) -> Condition | None:
     """Compile a rule's conditions into one function of the params and the time.
 
     Args:
         conditions: Condition name to its value, as in a policy.
+        searches: Those of the policy's rules; None: this rule stands alone.
 
     Returns:
         The function; None where there are no conditions.
@@ -60,7 +66,7 @@ def compile_conditions(conditions: Mapping[str, Any]) -> Condition | None:
     except _Refused as refused:
         problems.append(Problem(str(refused), key="timezone"))
     for name, value in conditions.items():
-        for key, compiled in _parts(str(name), value, zone):
+        for key, compiled in _parts(str(name), value, zone, searches or Searches()):
             try:
                 test = compiled()
             except _Refused as refused:
@@ -75,13 +81,14 @@ def compile_conditions(conditions: Mapping[str, Any]) -> Condition | None:
 
 
 def _parts(
-    name: str, value: object, zone: tzinfo
+    name: str, value: object, zone: tzinfo, searches: Searches
 ) -> Iterator[tuple[str, Callable[[], Condition | None]]]:
     """What a condition is made of: where each part stands, and what compiles it."""
-    if name in _OPERATORS and isinstance(value, Mapping):
+    has_parameters = name in _OPERATORS or name == "param_matches"
+    if has_parameters and isinstance(value, Mapping):
         for parameter, wanted in value.items():
-            yield f"{name}.{parameter}", partial(_parameter_test, name, parameter, wanted)
-    elif name in _OPERATORS:
+            yield f"{name}.{parameter}", partial(_parameter_test, name, parameter, wanted, searches)
+    elif has_parameters:
         yield name, partial(_refuse, f"{_NO_MAPPING}, not {named(value)}")
     elif name == "weekdays":
         yield name, partial(_weekdays, value, zone)
@@ -107,15 +114,48 @@ def _checked_time(value: object) -> None:
 def _all(tests: list[Condition]) -> Condition:
     def holds(params: Mapping[str, Any], now: float) -> bool | str:
         reason: str | None = None
+        failure: Exception | None = None
         for test in tests:
-            held = test(params, now)
+            try:
+                held = test(params, now)
+            except Exception as error:  # noqa: BLE001 - a later one may say no, which settles it
+                failure = failure or error
+                continue
             if held is False:
                 return False
             if held is not True and reason is None:
                 reason = str(held)
+        if failure is not None:
+            raise failure
         return True if reason is None else reason
 
     return holds
+
+
+def needs(conditions: Mapping[str, Any]) -> frozenset[tuple[str, ...]]:
+    """What must all hold for a rule's conditions to hold.
+
+    Args:
+        conditions: Condition name to its value, as in a policy that loads.
+
+    Returns:
+        Each as texts that are equal only where it says the same of every action at every time: that
+        it holds, that it does not, or that it cannot be judged.
+    """
+    zone = conditions.get("timezone", "UTC")
+    found: set[tuple[str, ...]] = set()
+    for name, value in conditions.items():
+        if name.startswith("param_"):
+            found.update(
+                (name, parameter, json.dumps(wanted, sort_keys=True))
+                for parameter, wanted in value.items()
+            )
+        elif name == "weekdays":
+            found.add((name, json.dumps(sorted(set(value))), zone))
+        elif name in _TIMES:
+            after = conditions.get("time_after", "00:00")
+            found.add(("time", after, conditions.get("time_before", "24:00"), zone))
+    return frozenset(found)
 
 
 # --- time ----------------------------------------------------------------------------------------
@@ -179,12 +219,17 @@ def _weekdays(value: object, zone: tzinfo) -> Condition:
 # --- parameters ----------------------------------------------------------------------------------
 
 
-def _parameter_test(operator: str, parameter: object, wanted: object) -> Condition:
+def _parameter_test(
+    operator: str, parameter: object, wanted: object, searches: Searches
+) -> Condition:
     if not isinstance(parameter, str):
         raise _Refused(f"{shown(parameter)} is not text; put the parameter's name in quotes")
     if wanted is None:
         raise _Refused("null is never a value to compare with; a null parameter never holds")
-    test = _OPERATORS[operator](wanted)
+    if operator == "param_matches":
+        test = _matches(searches, parameter, wanted)
+    else:
+        test = _OPERATORS[operator](wanted)
 
     def holds(params: Mapping[str, Any], _: float) -> bool | str:
         value = params.get(parameter)
@@ -259,10 +304,13 @@ def _contains(wanted: object) -> _Test:
     return test
 
 
-def _matches(wanted: object) -> _Test:
+def _matches(searches: Searches, parameter: str, wanted: object) -> _Test:
     if not isinstance(wanted, str):
         raise _Refused(f"must be a regular expression, not {named(wanted)}")
-    search = _regex(wanted).search
+    try:
+        search = searches.add(parameter, wanted)
+    except ValueError as error:
+        raise _Refused(str(error)) from None
 
     def test(value: object) -> bool | str:
         if isinstance(value, float) and value.is_integer() and abs(value) >= _EXACT:
@@ -271,39 +319,11 @@ def _matches(wanted: object) -> _Test:
             value = json.dumps(value)
         if not isinstance(value, str):
             return f"{named(value)} cannot be searched"
-        text = value.encode()
-        if len(text) > LONGEST_MATCHED_BYTES:
-            return f"{len(text)} bytes are too long to be searched; at most {LONGEST_MATCHED_BYTES}"
-        return search(text) is not None
+        if len(value) > _SURELY_SHORT and (size := len(value.encode())) > LONGEST_MATCHED_BYTES:
+            return f"{size} bytes are too long to be searched; at most {LONGEST_MATCHED_BYTES}"
+        return search(value)
 
     return test
-
-
-def _regex(pattern: str) -> Any:
-    options = re2.Options()
-    options.log_errors = False
-    options.never_capture = True
-    try:
-        compiled = re2.compile(pattern, options)
-    except re2.error as error:
-        said = error.args[0]
-        text = said.decode(errors="replace") if isinstance(said, bytes) else str(said)
-        raise _Refused(
-            f"{shown(pattern)} is not a regular expression of RE2: {text}{_lack(text)}"
-        ) from None
-    except UnicodeEncodeError:
-        raise _Refused("holds half of a surrogate pair, which is no character") from None
-    if compiled.programsize > LARGEST_PROGRAM:
-        raise _Refused(f"{shown(pattern)} is too large; make its repetitions smaller")
-    return compiled
-
-
-def _lack(error: str) -> str:
-    if "(?=" in error or "(?!" in error or "(?<" in error:
-        return " (RE2 has no lookaround)"
-    if re.search(r"escape sequence: \\[1-9]", error):
-        return " (RE2 has no backreference)"
-    return ""
 
 
 _TIMES = ("time_after", "time_before")
@@ -315,8 +335,7 @@ _OPERATORS: dict[str, Callable[[Any], _Test]] = {
     "param_gte": _ordered(lambda value, wanted: value >= wanted),
     "param_lte": _ordered(lambda value, wanted: value <= wanted),
     "param_contains": _contains,
-    "param_matches": _matches,
 }
 
-CONDITIONS = frozenset([*_OPERATORS, *_TIMES, "weekdays", "timezone"])
+CONDITIONS = frozenset([*_OPERATORS, "param_matches", *_TIMES, "weekdays", "timezone"])
 """The names of all conditions."""

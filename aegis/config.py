@@ -6,10 +6,28 @@ import ipaddress
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from enum import StrEnum
 
 from aegis.errors import ConfigError, shown
 
-__all__ = ["Settings", "is_loopback", "keys_from"]
+__all__ = ["AuditDecisions", "Durability", "Settings", "is_loopback", "keys_from"]
+
+
+class Durability(StrEnum):
+    """What a commit that was acknowledged survives."""
+
+    COMMIT = "commit"
+    """All that the disk survives: it is synced first."""
+    PROCESS = "process"
+    """The end of any process, but not of the machine's power."""
+
+
+class AuditDecisions(StrEnum):
+    """Which decisions are recorded that nothing is executed by."""
+
+    NONE = "none"
+    BLOCKED = "blocked"
+    ALL = "all"
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +52,9 @@ class Settings:
         queued_records: Records that may wait for their commit.
         policy_file: Where the policy can be read again; None: there is no file.
         watch: Whether it is read again when it changes.
+        audit_durability: What an acknowledged record survives.
+        audit_decisions: Which answers of `evaluate` have a record.
+        signing_key_file: Signs the head of the audit; None: it is not signed.
     """
 
     audit_db: str = "aegis_audit.db"
@@ -53,6 +74,9 @@ class Settings:
     queued_records: int = 100_000
     policy_file: str | None = None
     watch: bool = False
+    audit_durability: Durability = Durability.COMMIT
+    audit_decisions: AuditDecisions = AuditDecisions.NONE
+    signing_key_file: str | None = None
 
     @property
     def is_keyless(self) -> bool:

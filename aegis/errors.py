@@ -6,6 +6,7 @@
     ├── Defect                          internal_error          exit 70
     ├── StoreError                  503 store_unavailable       exit 2
     │   └── AuditUnavailable        503 audit_unavailable
+    ├── InvalidTrail                    invalid_trail           exit 1
     └── RequestError                    the request is refused
         ├── InvalidBody             400 invalid_json | invalid_body
         ├── InvalidQuery            400 invalid_query
@@ -15,6 +16,7 @@
         ├── NotFound                404 not_found
         ├── MethodNotAllowed        405 method_not_allowed
         ├── BodyTimeout             408 body_timeout
+        ├── Conflict                409 idempotency_key_reused | request_in_progress
         ├── PreconditionFailed      412 precondition_failed
         ├── BodyTooLarge            413 body_too_large
         ├── UnsupportedMediaType    415 unsupported_media_type
@@ -38,10 +40,12 @@ __all__ = [
     "BodyTimeout",
     "BodyTooLarge",
     "ConfigError",
+    "Conflict",
     "Defect",
     "Forbidden",
     "InvalidBody",
     "InvalidQuery",
+    "InvalidTrail",
     "MethodNotAllowed",
     "NotFound",
     "NotReady",
@@ -89,6 +93,22 @@ class AuditUnavailable(StoreError):
     """A record could not be committed within its deadline."""
 
     code = "audit_unavailable"
+
+
+class InvalidTrail(AegisError):
+    """An audit that was changed, or of which something is missing.
+
+    Args:
+        what: What is wrong with the link.
+        number: The first link that is wrong.
+    """
+
+    code = "invalid_trail"
+    exit_code = 1
+
+    def __init__(self, what: str, number: int) -> None:
+        super().__init__(f"the audit is not as it was written: link {number} {what}")
+        self.number = number
 
 
 class RequestError(AegisError):
@@ -159,6 +179,13 @@ class BodyTimeout(RequestError):
 
     code = "body_timeout"
     status = 408
+
+
+class Conflict(RequestError):
+    """A request that contradicts an earlier one of the same name."""
+
+    code = "request_in_progress"
+    status = 409
 
 
 class PreconditionFailed(RequestError):

@@ -1,4 +1,7 @@
-"""The enforcer: decide, approve, execute, audit."""
+"""The enforcer: decide, approve, write the intent, execute, write the outcome.
+
+Nothing is begun that the audit does not already tell of, and nothing is answered that it does not.
+"""
 
 from __future__ import annotations
 
@@ -9,10 +12,21 @@ from collections.abc import Coroutine
 from dataclasses import dataclass
 from typing import Any
 
-from aegis.audit import AuditLog, AuditRecord, ResultStatus, now_us
-from aegis.codec import dumps, dumps_foreign, redacted_json
+from aegis.audit import (
+    AuditLog,
+    AuditReader,
+    AuditRecord,
+    Claim,
+    Claimed,
+    Committed,
+    Operation,
+    Outcome,
+    ResultStatus,
+    now_us,
+)
+from aegis.codec import dumps, dumps_foreign, loads_own, redacted_json
 from aegis.decisions import Snapshot
-from aegis.errors import named, shown
+from aegis.errors import Conflict, named, shown
 from aegis_core import Action, Approval, Decision
 
 __all__ = ["Enforcer", "Executor", "NoOpExecutor", "Result"]
@@ -64,12 +78,16 @@ class Executor(ABC):
         return result.ok
 
 
+_NOTHING_DONE = {"executed": True}
+_NOTHING_DONE_JSON = '{"executed":true}'
+
+
 class NoOpExecutor(Executor):
     """Does nothing and says so: the default, for those who only want decisions and the audit."""
 
     async def execute(self, action: Action) -> Result:
         """Answer `{"executed": true}`."""
-        return Result(action, ResultStatus.SUCCESS, {"executed": True})
+        return Result(action, ResultStatus.SUCCESS, _NOTHING_DONE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,25 +96,46 @@ class _Asked:
 
     policy_version: int
     key_name: str | None
+    operation: Operation = Operation.EXECUTE
+
+
+class _Repeated(Exception):
+    """The request was made before."""
+
+    def __init__(self, earlier: Claimed) -> None:
+        super().__init__()
+        self.earlier = earlier
+
+
+_RETRY_LATER = (("retry-after", "1"),)
 
 
 class Enforcer:
     """Runs actions and records each of them.
 
-    Invariant: whatever an executor does, its action gets a result and a record; an action that is
-    blocked is never given to it.
+    Invariant: an action is given to an executor after its intent was committed, and whatever the
+    executor does, the outcome is committed before the answer; an action that is blocked is never
+    given to it.
 
     Args:
         audit: Where the records go.
+        reader: Tells what became of earlier requests.
         executor: Does the actions.
         session_id: Of actions that name none.
         timeout_s: How long one action may take.
     """
 
     def __init__(
-        self, audit: AuditLog, executor: Executor, *, session_id: str, timeout_s: float
+        self,
+        audit: AuditLog,
+        reader: AuditReader,
+        executor: Executor,
+        *,
+        session_id: str,
+        timeout_s: float,
     ) -> None:
         self._audit = audit
+        self._reader = reader
         self._executor = executor
         self._session_id = session_id
         self._timeout_s = timeout_s
@@ -112,7 +151,11 @@ class Enforcer:
         await _called(self._executor, "setup")
 
     async def run(
-        self, actions: list[Action], snapshot: Snapshot, key_name: str | None = None
+        self,
+        actions: list[Action],
+        snapshot: Snapshot,
+        key_name: str | None = None,
+        claim: Claim | None = None,
     ) -> list[Result]:
         """Decide, approve, execute and record actions, one after the other.
 
@@ -120,26 +163,51 @@ class Enforcer:
             actions: What is to be done.
             snapshot: The policy to decide by.
             key_name: Whose key asked for it; None where there are no keys.
+            claim: The request, where it may be made only once.
 
         Returns:
-            Their results, in order. All records are committed.
+            Their results, in order. All records are committed. Of a request that was made before,
+            the results of that time, as the audit has them.
 
         Raises:
             AuditUnavailable: Before anything was executed, or where a record was not committed
                 in time.
+            Conflict: The claim was made for something else, or what it was made for still runs.
         """
-        decisions = snapshot.engine.evaluate_many(
-            [(action.type, action.target, action.agent_id, action.params) for action in actions]
-        )
-        self._audit.refuse_when_unavailable()
+        engine = snapshot.engine
+        decisions = [
+            engine.evaluate(action.type, action.target, action.agent_id, action.params)
+            for action in actions
+        ]
         asked = _Asked(snapshot.version, key_name)
-        if not self._has_effects:
-            return await self._answer_all(actions, decisions, asked)
-        # A task of its own: once begun it runs to its record, also when the client has gone.
-        task = asyncio.create_task(self._run_all(actions, decisions, asked))
-        self._requests.add(task)
-        task.add_done_callback(self._requests.discard)
-        return await asyncio.shield(task)
+        try:
+            if not self._has_effects:
+                return await self._answer_all(actions, decisions, asked, claim)
+            # A task of its own: once begun it runs to its record, also when the client has gone.
+            task = asyncio.create_task(self._run_all(actions, decisions, asked, claim))
+            self._requests.add(task)
+            task.add_done_callback(self._requests.discard)
+            return await asyncio.shield(task)
+        except _Repeated as repeated:
+            return await self._repeat(actions, claim, repeated.earlier)
+
+    async def note(
+        self, actions: list[Action], decisions: list[Decision], version: int, key_name: str | None
+    ) -> None:
+        """Record decisions about actions that are not executed.
+
+        Raises:
+            AuditUnavailable: They were not committed in time.
+        """
+        asked = _Asked(version, key_name, Operation.EVALUATE)
+        records = []
+        for action, decision in zip(actions, decisions, strict=True):
+            if decision.is_allowed:
+                result = Result(action, ResultStatus.SKIPPED)
+            else:
+                result = _blocked(action, decision)
+            records.append(self._record(action, decision, result, asked))
+        await self._append(records)
 
     async def drain(self, timeout_s: float) -> None:
         """Let what runs come to its end; what still runs after the timeout is interrupted."""
@@ -156,7 +224,11 @@ class Enforcer:
         await _called(self._executor, "teardown")
 
     async def _answer_all(
-        self, actions: list[Action], decisions: list[Decision], asked: _Asked
+        self,
+        actions: list[Action],
+        decisions: list[Decision],
+        asked: _Asked,
+        claim: Claim | None,
     ) -> list[Result]:
         # Nothing happens outside, so all records may share one commit.
         results = []
@@ -165,30 +237,87 @@ class Enforcer:
                 results.append(await self._executor.execute(action))
             else:
                 results.append(_blocked(action, decision))
-        await self._audit.append(
-            [
-                self._record(action, decision, result, asked)
-                for action, decision, result in zip(actions, decisions, results, strict=True)
-            ]
-        )
+        records = [
+            self._record(action, decision, result, asked)
+            for action, decision, result in zip(actions, decisions, results, strict=True)
+        ]
+        await self._append(records, claim=claim, is_last=True)
         return results
 
+    async def _append(self, links: list[AuditRecord], **how: Any) -> Committed:
+        """Append to the audit what may be withdrawn.
+
+        Raises:
+            _Repeated: The claim was made before.
+        """
+        done = await self._audit.append(links, **how)
+        if isinstance(done, Claimed):
+            raise _Repeated(done)
+        return done
+
     async def _run_all(
-        self, actions: list[Action], decisions: list[Decision], asked: _Asked
+        self,
+        actions: list[Action],
+        decisions: list[Decision],
+        asked: _Asked,
+        claim: Claim | None,
     ) -> list[Result]:
-        results = []
-        for action, decision in zip(actions, decisions, strict=True):
-            params = None
-            if not decision.is_allowed:
-                result = _blocked(action, decision)
-            elif self._is_stopping:
-                result = Result(action, ResultStatus.SKIPPED, error="the server is stopping")
-            else:
+        results: list[Result] = []
+        request: int | None = None
+        try:
+            for action, decision in zip(actions, decisions, strict=True):
+                is_last = len(results) + 1 == len(actions)
+                if not decision.is_allowed:
+                    result = _blocked(action, decision)
+                elif self._is_stopping:
+                    result = Result(action, ResultStatus.SKIPPED, error="the server is stopping")
+                else:
+                    result = Result(action, ResultStatus.STARTED)
+                is_begun = result.status is ResultStatus.STARTED
                 # As it was asked: an executor may change what it is given.
-                params = _params_json(action)
-                result = await self._execute(action)
-            results.append(result)
-            await self._audit.append([self._record(action, decision, result, asked, params)])
+                record = self._record(action, decision, result, asked)
+                done = await self._append(
+                    [record], claim=claim, request=request, is_last=is_last and not is_begun
+                )
+                request, claim = request or done.request, None
+                if is_begun:
+                    result = await self._execute(action)
+                    outcome = _outcome(done.first, result)
+                    await self._audit.append(
+                        [outcome], request=request, is_last=is_last, must_stay=True
+                    )
+                results.append(result)
+        except BaseException:
+            if request is not None:
+                self._audit.finish(request)
+            raise
+        return results
+
+    async def _repeat(
+        self, actions: list[Action], claim: Claim | None, earlier: Claimed
+    ) -> list[Result]:
+        """The results of a request that was made before."""
+        if claim is None or claim.body_sha256 != earlier.body_sha256:
+            raise Conflict(
+                "this `Idempotency-Key` was used for another request; make up a new one for each",
+                "idempotency_key_reused",
+            )
+        records = await self._reader.results(earlier.request)
+        is_running = not earlier.is_done and self._audit.is_alive(earlier.worker)
+        # Its outcome may still be on its way to the audit; an executor may also call one `started`.
+        if is_running or any(
+            record["result_status"] == ResultStatus.STARTED and record["ended"] is None
+            for record in records
+        ):
+            raise Conflict(
+                "the first request with this `Idempotency-Key` still runs; ask again later",
+                headers=_RETRY_LATER,
+            )
+        results = [_from_record(record) for record in records]
+        results += [
+            Result(action, ResultStatus.SKIPPED, error="never begun: the server ended before it")
+            for action in actions[len(results) :]
+        ]
         return results
 
     async def _execute(self, action: Action) -> Result:
@@ -222,30 +351,23 @@ class Enforcer:
         return result
 
     def _record(
-        self,
-        action: Action,
-        decision: Decision,
-        result: Result,
-        asked: _Asked,
-        params: str | None = None,
+        self, action: Action, decision: Decision, result: Result, asked: _Asked
     ) -> AuditRecord:
-        is_approved = decision.approval is Approval.APPROVE
-        data = None
-        if result.data is not None:
-            data = redacted_json(dumps_foreign(result.data) or b"null").decode()
+        is_begun = result.status is ResultStatus.STARTED
+        is_approved = decision.approval is Approval.APPROVE and asked.operation is Operation.EXECUTE
         return AuditRecord(
             now_us(),
             action.session_id or self._session_id,
             action.type,
             action.target,
-            _params_json(action) if params is None else params,
+            _params_json(action),
             action.description or None,
             decision.risk_level,
             decision.approval,
             decision.matched_rule,
             AUTO_APPROVED if is_approved else None,
             result.status,
-            data,
+            _data_json(result),
             result.error,
             action.agent_id or None,
             action.parent_agent_id or None,
@@ -253,7 +375,32 @@ class Enforcer:
             action.chain_depth,
             asked.policy_version,
             asked.key_name,
+            asked.operation,
+            self._audit.worker if is_begun else None,
         )
+
+
+def _outcome(record: int, result: Result) -> Outcome:
+    return Outcome(now_us(), record, result.status, _data_json(result), result.error)
+
+
+def _data_json(result: Result) -> str | None:
+    if result.data is None:
+        return None
+    if result.data is _NOTHING_DONE:
+        return _NOTHING_DONE_JSON
+    return redacted_json(dumps_foreign(result.data) or b"null").decode()
+
+
+def _from_record(record: dict[str, Any]) -> Result:
+    """A result as the audit has it."""
+    data = record["result_data"]
+    return Result(
+        Action(record["action_type"], record["action_target"]),
+        ResultStatus(record["result_status"]),
+        None if data is None else loads_own(data),
+        record["result_error"],
+    )
 
 
 def result_json(result: Result) -> bytes:
@@ -269,6 +416,8 @@ def result_json(result: Result) -> bytes:
 
 def _params_json(action: Action) -> str:
     """An action's parameters as they are recorded."""
+    if not action.params:
+        return "{}"
     return redacted_json(dumps_foreign(dict(action.params)) or b'"[UNWRITABLE]"').decode()
 
 

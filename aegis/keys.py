@@ -542,7 +542,8 @@ def remove_key(source: str, path: str, name: str) -> str:
 def _lines_of_keys(source: str) -> list[int]:
     document = read_document(source)
     listed = document.value["keys"]
-    return [document.lines[id(listed)][index] for index in range(len(listed))]
+    lines = document.lines.get(id(listed), {})  # there are none where all stands in one
+    return [lines.get(index, 1) for index in range(len(listed))]
 
 
 def _quoted(text: str) -> str:

@@ -16,7 +16,7 @@ from typing import Any, Self, TypeVar
 
 import aegis_core
 from aegis.analysis import oddities
-from aegis.conditions import compile_conditions
+from aegis.conditions import compile_conditions, compiler
 from aegis.documents import (
     DEEPEST_NESTING,
     HALF_A_PAIR,
@@ -104,7 +104,7 @@ class Policy(aegis_core.Policy):
     @cached_property
     def engine(self) -> Engine:
         """The compiled policy; made on first use."""
-        return compile_policy(self, condition=compile_conditions)
+        return compile_policy(self, condition=compiler())
 
     def evaluate(self, action: Action) -> PolicyDecision:
         """Decide about one action.
@@ -290,7 +290,7 @@ class _Checker:
                 policy = self._policy(top)
         if self.problems:
             raise PolicyError(self.problems.all())
-        self._warn(policy.rules, document)
+        self._warn(policy.rules, self.lines_of_rules(document))
         return policy
 
     def lines_of_rules(self, document: object) -> tuple[int | None, ...]:
@@ -464,11 +464,11 @@ class _Checker:
     def _problem(self, message: str, container: object, key: object, where: str) -> None:
         self.problems.append(Problem(message, self._line(container, key), self.rule, where))
 
-    def _warn(self, rules: tuple[PolicyRule, ...], document: object) -> None:
-        written = document.get("rules") if isinstance(document, Mapping) else None
-        for index, message in oddities(rules):
-            line = self._line(written, index)
-            self.warnings.append(Problem(message, line, rules[index].name, f"rules[{index}]"))
+    def _warn(self, rules: tuple[PolicyRule, ...], lines: tuple[int | None, ...]) -> None:
+        for index, message in oddities(rules, lines):
+            self.warnings.append(
+                Problem(message, lines[index], rules[index].name, f"rules[{index}]")
+            )
 
 
 def _unwritable(value: object, where: str, depth: int = 0) -> Iterator[tuple[str, str]]:

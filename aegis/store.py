@@ -1,33 +1,44 @@
 """The database file: schema, the one way to write, reading connections. The only SQLite.
 
-One file holds all state: audit records and policy versions. Rows are only ever added.
+One file holds all state: audit records and policy versions. Rows are only ever added; what can be
+made anew, and what is only kept for a day, are the exceptions.
 """
 
 from __future__ import annotations
 
 import fcntl
+import mmap
 import os
+import struct
 import threading
 import time
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import lru_cache
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import apsw
 
+from aegis.config import Durability
 from aegis.errors import StoreError, shown
 
 __all__ = ["Connection", "Store"]
 
 Connection = apsw.Connection
-Value = str | int | None
+Value = str | int | bytes | None
 
 APPLICATION_ID = 0x41454749  # "AEGI": tells our files from those of others
 BUSY_TIMEOUT_MS = 1_000
 """How long to wait for others; the audit tries again, and a PUT is refused."""
 MOST_IDLE_READERS = 4
+LARGEST_LOG_BYTES = 64 * 1024 * 1024
+"""Of the write-ahead log, before the writer waits for readers so that it can begin anew."""
+
+_LOCK_FILE_BYTES = 4096
+_STATEMENTS = 200  # prepared and kept by each connection
 
 _SCHEMA_1 = """
 CREATE TABLE word (
@@ -81,9 +92,99 @@ ALTER TABLE record ADD COLUMN key_name INTEGER REFERENCES word;
 ALTER TABLE policy_version ADD COLUMN key_name TEXT;
 """
 
-_POLICY_NOTE = "ALTER TABLE policy_version ADD COLUMN note TEXT"
+# Links of a chain are in one table, so that its primary key refuses two of one number, whatever they
+# say. What a record says is checked here as far as a row without its action can be told from one
+# with it. There is no index on what records say: `posting` is made of them later, by and by.
+_SCHEMA_3 = """
+DROP TRIGGER record_stays;
+DROP TRIGGER record_is_kept;
+ALTER TABLE record RENAME TO unchained_record;
+CREATE TABLE record (
+    id INTEGER PRIMARY KEY,
+    hash BLOB NOT NULL CHECK (length(hash) = 32),
+    intent INTEGER REFERENCES record,
+    timestamp_us INTEGER NOT NULL,
+    result_status INTEGER NOT NULL,
+    result_data TEXT,
+    result_error TEXT,
+    operation INTEGER,
+    session INTEGER REFERENCES word,
+    action_type INTEGER REFERENCES word,
+    action_target TEXT,
+    action_params TEXT,
+    action_desc TEXT,
+    risk_level INTEGER,
+    approval INTEGER,
+    matched_rule INTEGER REFERENCES word,
+    human_decision INTEGER REFERENCES word,
+    agent INTEGER REFERENCES word,
+    parent_agent INTEGER REFERENCES word,
+    chain INTEGER REFERENCES word,
+    chain_depth INTEGER,
+    policy_version INTEGER,
+    key_name INTEGER REFERENCES word,
+    worker INTEGER REFERENCES worker,
+    CHECK ((intent IS NULL) = (operation IS NOT NULL AND session IS NOT NULL
+        AND action_type IS NOT NULL AND action_target IS NOT NULL AND action_params IS NOT NULL
+        AND risk_level IS NOT NULL AND approval IS NOT NULL AND matched_rule IS NOT NULL
+        AND chain_depth IS NOT NULL AND policy_version IS NOT NULL))
+) STRICT;
+CREATE UNIQUE INDEX outcome ON record (intent) WHERE intent IS NOT NULL;
+CREATE TRIGGER record_stays BEFORE UPDATE ON record
+    BEGIN SELECT raise(ABORT, 'audit records are never changed'); END;
+CREATE TRIGGER record_is_kept BEFORE DELETE ON record
+    WHEN OLD.id > (SELECT ifnull(max(last), 0) FROM archive)
+    BEGIN SELECT raise(ABORT, 'audit records are never removed, but archived'); END;
+CREATE TABLE archive (
+    last INTEGER PRIMARY KEY,
+    hash BLOB NOT NULL CHECK (length(hash) = 32),
+    records INTEGER NOT NULL,
+    file TEXT NOT NULL,
+    archived_us INTEGER NOT NULL
+) STRICT;
+CREATE TRIGGER archive_stays BEFORE UPDATE ON archive
+    BEGIN SELECT raise(ABORT, 'what was archived stays said'); END;
+CREATE TRIGGER archive_is_kept BEFORE DELETE ON archive
+    BEGIN SELECT raise(ABORT, 'what was archived stays said'); END;
+CREATE TABLE worker (
+    id INTEGER PRIMARY KEY,
+    pid INTEGER NOT NULL,
+    started_us INTEGER NOT NULL
+) STRICT;
+CREATE TABLE segment (
+    id INTEGER PRIMARY KEY,
+    first_us INTEGER NOT NULL,
+    last_us INTEGER NOT NULL
+) STRICT;
+CREATE TABLE posting (
+    segment INTEGER NOT NULL,
+    kind INTEGER NOT NULL,
+    word INTEGER NOT NULL,
+    records BLOB NOT NULL,
+    PRIMARY KEY (segment, kind, word)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE request (
+    id INTEGER PRIMARY KEY,
+    caller TEXT NOT NULL,
+    idempotency_key TEXT NOT NULL,
+    body_sha256 BLOB NOT NULL,
+    created_us INTEGER NOT NULL,
+    worker INTEGER NOT NULL REFERENCES worker,
+    is_done INTEGER NOT NULL DEFAULT 0,
+    UNIQUE (caller, idempotency_key)
+) STRICT;
+CREATE INDEX request_created ON request (created_us);
+CREATE TABLE request_record (
+    request INTEGER NOT NULL REFERENCES request,
+    position INTEGER NOT NULL,
+    record INTEGER NOT NULL REFERENCES record,
+    PRIMARY KEY (request, position)
+) STRICT, WITHOUT ROWID;
+"""
 
-MIGRATIONS = (_SCHEMA_1, _SCHEMA_2, _POLICY_NOTE)
+_SCHEMA_4 = "ALTER TABLE policy_version ADD COLUMN note TEXT"
+
+MIGRATIONS = (_SCHEMA_1, _SCHEMA_2, _SCHEMA_3, _SCHEMA_4)
 """What leads from each `user_version` to the next."""
 
 
@@ -95,13 +196,26 @@ class Store:
 
     Args:
         path: The file, made where there is none; `:memory:` keeps nothing.
+        durability: What an acknowledged commit survives.
+        read_only: Change nothing, not even an older schema, and make no file.
+
+    Attributes:
+        newest_link: One word that all processes share: the number of the newest link of the audit,
+            as its last writer said; whoever writes has to check it.
 
     Raises:
         StoreError: It cannot be opened or written, or belongs to another program or a newer Aegis.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        durability: Durability = Durability.COMMIT,
+        read_only: bool = False,
+    ) -> None:
         self.path = str(path)
+        self._is_read_only = read_only
         self.is_memory = self.path == ":memory:"
         # The memory file system of SQLite shares a database by its name within the process.
         self._uri = f"file:/{uuid.uuid4()}?vfs=memdb" if self.is_memory else None
@@ -109,7 +223,10 @@ class Store:
         self._idle: list[Connection] = []
         self._idle_lock = threading.Lock()
         self._lock_file = -1
+        self._lock_map: mmap.mmap | None = None
         self._inode: tuple[int, int] | None = None
+        self._durability = durability
+        self.newest_link = memoryview(bytearray(8)).cast("Q")
         with self._said(f"cannot open {shown(self.path)}"):
             self._writer = self._connect()
         try:
@@ -120,42 +237,66 @@ class Store:
             raise
 
     def _connect(self) -> Connection:
-        flags = apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE | apsw.SQLITE_OPEN_URI
-        connection = Connection(self._uri or _file_uri(self.path), flags=flags)
+        flags = apsw.SQLITE_OPEN_URI
+        if self._is_read_only:
+            flags |= apsw.SQLITE_OPEN_READONLY
+        else:
+            flags |= apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE
+        connection = Connection(
+            self._uri or _file_uri(self.path), flags=flags, statementcachesize=_STATEMENTS
+        )
         connection.set_busy_timeout(BUSY_TIMEOUT_MS)
         _distrust_schema(connection)
         return connection
 
     def _prepare(self) -> None:
         self._refuse_foreign()
+        if self._is_read_only:
+            self._refuse_older()
+            return
         if not self.is_memory:
             _write_ahead(self._writer)
             self._lock_file = os.open(
                 f"{self.path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600
             )
+            if os.fstat(self._lock_file).st_size < _LOCK_FILE_BYTES:
+                os.ftruncate(self._lock_file, _LOCK_FILE_BYTES)
+            self._lock_map = mmap.mmap(self._lock_file, _LOCK_FILE_BYTES)
+            self.newest_link = memoryview(self._lock_map).cast("Q")[:1]
             self._inode = self._file_id()
-        _sync_each_commit(self._writer)
+        if self._durability is Durability.COMMIT:
+            _sync_each_commit(self._writer)
+        else:
+            _sync_each_checkpoint(self._writer)
         with self.transaction() as connection:
             version = _pragma(connection, "user_version")
             for script in MIGRATIONS[version:]:
                 connection.execute(script)
             connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-            # Written even when nothing changes: a read-only file would open without an error.
-            connection.execute(f"PRAGMA user_version = {len(MIGRATIONS)}")
+            _drop_if_empty(connection, "unchained_record")
+            # Also where nothing changes: a read-only file would open without an error.
+            touch(connection)
 
     def _refuse_foreign(self) -> None:
         owner = _pragma(self._writer, "application_id")
         tables = {name for (name,) in self._writer.execute("SELECT name FROM sqlite_schema")}
         if owner != APPLICATION_ID and (owner or tables):
-            whose = "agent-aegis" if "audit_log" in tables else "another program"
-            raise StoreError(
-                f"{shown(self.path)} is a database of {whose}; give another file for the audit"
-            )
+            said = f"{shown(self.path)} is a database of another program"
+            if "audit_log" in tables:
+                said = f"{shown(self.path)} is a database of agent-aegis; `aegis audit import` takes it over"
+            raise StoreError(f"{said}; give another file for the audit")
         version = _pragma(self._writer, "user_version")
         if version > len(MIGRATIONS):
             raise StoreError(
                 f"{shown(self.path)} was written by a newer Aegis (schema {version}, known here:"
                 f" {len(MIGRATIONS)}); upgrade this one"
+            )
+
+    def _refuse_older(self) -> None:
+        version = _pragma(self._writer, "user_version")
+        if version < len(MIGRATIONS) or has_table(self._writer, "unchained_record"):
+            raise StoreError(
+                f"{shown(self.path)} is of an older Aegis; serve it once, which brings it up to date"
             )
 
     def _file_id(self) -> tuple[int, int] | None:
@@ -202,48 +343,92 @@ class Store:
         Raises:
             StoreError: It could not.
         """
-        with self.transaction():
-            pass
+        with self.transaction() as connection:
+            touch(connection)
 
     @contextmanager
-    def turn(self) -> Iterator[None]:
-        """Be the only one who writes, of all threads and processes.
+    def turn(self) -> Iterator[Connection]:
+        """Be the only one who writes, of all threads and processes; outside of a transaction.
 
         Raises:
-            StoreError: The database was replaced or removed.
+            StoreError: What was done failed; or the database was replaced or removed, so that what
+                was committed is in no file that anybody will find.
         """
         with self._write_lock, self._said(f"cannot write {shown(self.path)}"):
-            if not self.is_in_place():
-                raise StoreError(f"{shown(self.path)} was replaced or removed; restart the server")
             if self._lock_file >= 0:
                 self._take_lock()
             try:
-                yield
+                yield self._writer
             finally:
                 if self._lock_file >= 0:
                     fcntl.flock(self._lock_file, fcntl.LOCK_UN)
+            # Afterwards: what was committed before it was replaced is lost as well.
+            if not self.is_in_place():
+                raise StoreError(f"{shown(self.path)} was replaced or removed; restart the server")
 
     @contextmanager
     def transaction(self) -> Iterator[Connection]:
-        """The one way to write: everything done inside is committed together, or not at all.
+        """The usual way to write: everything done inside is committed together, or not at all.
 
         Raises:
             StoreError: It could not be committed; nothing was written then.
 
         Cost: waits for other writers; returns when the commit is on the disk.
         """
-        with self.turn():
-            try:
-                self._writer.execute("BEGIN IMMEDIATE")
-                yield self._writer
-                self._writer.execute("COMMIT")
-            finally:
-                if self._writer.in_transaction:
-                    self._writer.execute("ROLLBACK")
+        with self.turn() as connection, transacted(connection):
+            yield connection
+
+    def bound_log(self) -> None:
+        """Begin the write-ahead log anew where it has grown large, since somebody always read.
+
+        Raises:
+            StoreError: Somebody reads for long: it stays as it is for now.
+
+        Cost: waits for those who read, up to the busy timeout.
+        """
+        try:
+            size = 0 if self.is_memory else os.stat(f"{self.path}-wal").st_size
+        except OSError:
+            return
+        if size > LARGEST_LOG_BYTES:
+            with self.turn() as connection:
+                connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
+
+    def hold(self, number: int) -> bool:
+        """Hold a number for as long as this store is open; the system lets go of it for the dead.
+
+        Args:
+            number: Above 0; what it stands for is the caller's affair.
+
+        Returns:
+            Whether it is this store's now; another one, of any process, holds it otherwise.
+        """
+        return self.is_memory or self._locked(fcntl.F_WRLCK, number)
+
+    def is_held(self, number: int) -> bool:
+        """Whether another store, of any process, holds a number; nobody holds an impossible one."""
+        if not 0 < number <= _LARGEST_HELD:
+            return False
+        if self.is_memory or not self._locked(fcntl.F_WRLCK, number):
+            return not self.is_memory
+        self._locked(fcntl.F_UNLCK, number)
+        return False
+
+    def _locked(self, kind: int, number: int) -> bool:
+        # SOURCE: fcntl(2), "Open file description locks": they go with the file's descriptor, so
+        # that two stores of one process exclude each other too.
+        asked = struct.pack("hhqqi4x", kind, os.SEEK_SET, number + _LOCK_FILE_BYTES, 1, 0)
+        try:
+            fcntl.fcntl(self._lock_file, fcntl.F_OFD_SETLK, asked)
+        except (BlockingIOError, PermissionError):
+            return False
+        return True
 
     @contextmanager
     def reading(self) -> Iterator[Connection]:
         """A connection to read with, which never blocks those who write.
+
+        All that is read inside is of one moment, that of the first statement.
 
         Raises:
             StoreError: The database cannot be read.
@@ -254,8 +439,11 @@ class Store:
             if connection is None:
                 connection = self._connect()
             try:
+                connection.execute("BEGIN")
                 yield connection
             finally:
+                if connection.in_transaction:
+                    connection.execute("ROLLBACK")
                 with self._idle_lock:
                     keep = len(self._idle) < MOST_IDLE_READERS
                     if keep:
@@ -263,37 +451,178 @@ class Store:
                 if not keep:
                     connection.close()
 
+    def check_words(self) -> None:
+        """See that each word is found by its text.
+
+        Raises:
+            StoreError: One is not; or the database cannot be read.
+
+        Cost: O(words).
+        """
+        with self.reading() as connection:
+            for (said,) in connection.execute("PRAGMA integrity_check('word')"):
+                if said != "ok":
+                    raise StoreError(f"{shown(self.path)} is damaged: {said}")
+
+    def end_log(self) -> None:
+        """Leave all in the one file, without a write-ahead log beside it.
+
+        Raises:
+            StoreError: Others have the file open.
+        """
+        self._close_idle()  # each open connection counts
+        with self.turn() as connection:
+            connection.pragma("journal_mode", "delete")
+
+    def copy_to(self, path: str | Path, tick: Callable[[int, int], None]) -> None:
+        """Copy the database as it is at one moment, while others write.
+
+        Args:
+            path: A file that does not exist.
+            tick: Told how many pages are done and how many there are.
+
+        Raises:
+            StoreError: It could not be copied.
+        """
+        self._refuse_existing(path)
+        with self._said(f"cannot copy {shown(self.path)} to {shown(str(path))}"):
+            source, target = self._connect(), Connection(str(path))
+            try:
+                with source:  # a transaction, so that all pages are of one moment
+                    source.execute("SELECT count(*) FROM sqlite_schema").fetchall()
+                    with target.backup("main", source, "main") as backup:
+                        while not backup.done:
+                            backup.step(_PAGES_A_STEP)
+                            tick(backup.page_count - backup.remaining, backup.page_count)
+            finally:
+                source.close()
+                target.close()
+
+    def _refuse_existing(self, path: str | Path) -> None:
+        if os.path.lexists(path):
+            raise StoreError(f"{shown(str(path))} exists; give the name of a file to be made")
+
     def close(self) -> None:
         """Close every connection. What was committed stays."""
-        with self._idle_lock:
-            for connection in self._idle:
-                connection.close()
-            self._idle.clear()
+        self._close_idle()
         with self._write_lock:
             self._writer.close()
             if self._lock_file >= 0:
                 os.close(self._lock_file)
                 self._lock_file = -1
+            self.newest_link = memoryview(bytearray(8)).cast("Q")
+            if self._lock_map is not None:
+                self._lock_map.close()
+                self._lock_map = None
+
+    def _close_idle(self) -> None:
+        with self._idle_lock:
+            for connection in self._idle:
+                connection.close()
+            self._idle.clear()
 
 
-def insert_many(connection: Connection, into: str, rows: list[tuple[Value, ...]]) -> None:
+def touch(connection: Connection) -> None:
+    """Write something that changes nothing, to see that it can be written; within a turn."""
+    connection.execute(f"PRAGMA user_version = {len(MIGRATIONS)}")
+
+
+def _drop_if_empty(connection: Connection, table: str) -> None:
+    if not has_table(connection, table):
+        return
+    if not connection.execute(f"SELECT EXISTS (SELECT 1 FROM {table})").get:
+        connection.execute(f"DROP TABLE {table}")
+
+
+@contextmanager
+def transacted(connection: Connection) -> Iterator[None]:
+    """Commit what is done inside together, or not at all; within a turn."""
+    try:
+        connection.execute("BEGIN IMMEDIATE")
+        yield
+        connection.execute("COMMIT")
+    finally:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+
+
+def insert_many(
+    connection: Connection,
+    into: str,
+    rows: Sequence[tuple[Value, ...]],
+    most_exact: int = 0,
+    *,
+    conflict: str = "ABORT",
+) -> None:
     """Insert rows with one statement for many of them, so that the GIL is taken once, not per row.
 
     Args:
-        connection: In a transaction.
+        connection: In a transaction, unless there are few rows.
         into: Table and columns, as in `word (text)`.
         rows: Of equal length.
+        most_exact: So many rows or fewer are inserted by one statement.
+        conflict: What to do where a row of that key is there: `ABORT`, `REPLACE` it, or `IGNORE`.
     """
     width = len(rows[0])
-    row = f"({', '.join('?' * width)})"
     start = 0
     while start < len(rows):
-        # Powers of two, so that few different statements are prepared.
         count = min(_MOST_BINDINGS // width, len(rows) - start)
-        count = 1 << (count.bit_length() - 1)
-        values = [value for values in rows[start : start + count] for value in values]
-        connection.execute(f"INSERT INTO {into} VALUES {', '.join([row] * count)}", values)
+        if count > most_exact:
+            # Powers of two, so that few different statements are prepared.
+            count = 1 << (count.bit_length() - 1)
+        values = list(chain.from_iterable(rows[start : start + count]))
+        connection.execute(_insertion(into, conflict, width, count), values)
         start += count
+
+
+@lru_cache(4 * _STATEMENTS)
+def _insertion(into: str, conflict: str, width: int, rows: int) -> str:
+    row = f"({', '.join('?' * width)})"
+    return f"INSERT OR {conflict} INTO {into} VALUES {', '.join([row] * rows)}"
+
+
+def foreign_rows(path: str, table: str, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """The rows of another program's table, in the order in which they were added.
+
+    Args:
+        path: Its database.
+        table: The table.
+        columns: What is wanted of it; those that it has not are None.
+
+    Raises:
+        StoreError: It cannot be read, or has no such table.
+    """
+    try:
+        connection = Connection(
+            _file_uri(path), flags=apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI
+        )
+        _distrust_schema(connection)
+        known = {
+            name
+            for (name,) in connection.execute("SELECT name FROM pragma_table_info(?)", (table,))
+        }
+        if not known:
+            raise StoreError(f"{shown(path)} has no table {shown(table)}")
+        wanted = ", ".join(name if name in known else "NULL" for name in columns)
+        for row in connection.execute(f"SELECT {wanted} FROM {table} ORDER BY rowid"):
+            yield dict(zip(columns, row, strict=True))
+        connection.close()
+    except apsw.Error as error:
+        raise StoreError(f"cannot read {shown(path)}: {error}") from error
+
+
+def has_table(connection: Connection, name: str) -> bool:
+    """Whether there is a table now; what SQLite remembers of the schema may be another process's past."""
+    return bool(
+        connection.execute(
+            "SELECT EXISTS (SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = ?)", (name,)
+        ).get
+    )
+
+
+def is_constraint(error: BaseException) -> bool:
+    """Whether it says that a row may not stand in its table, such as a second one of its key."""
+    return isinstance(error, apsw.ConstraintError)
 
 
 def word_ids(connection: Connection, texts: Iterable[str]) -> dict[str | None, int | None]:
@@ -319,8 +648,19 @@ def word_ids(connection: Connection, texts: Iterable[str]) -> dict[str | None, i
 
 
 _PERMANENT = (apsw.ConstraintError, apsw.MismatchError, apsw.RangeError, apsw.TooBigError)
+_LARGEST_HELD = 2**62
 _MOST_BINDINGS = 30_000  # below SQLite's 32,766
 _MOST_WORDS = 500
+_PAGES_A_STEP = 1_000
+
+
+def sync_folder(path: str | Path) -> None:
+    """See that a file that was made or renamed is found under its name after a loss of power."""
+    folder = os.open(Path(path).absolute().parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
 
 
 def _file_uri(path: str) -> str:
@@ -341,6 +681,11 @@ def _write_ahead(connection: Connection) -> None:
 def _sync_each_commit(connection: Connection) -> None:
     """FULL: a commit is on the disk before it is acknowledged; NORMAL would lose the last ones."""
     connection.pragma("synchronous", "FULL")
+
+
+def _sync_each_checkpoint(connection: Connection) -> None:
+    """NORMAL: the write-ahead log is synced when its pages move into the database, not before."""
+    connection.pragma("synchronous", "NORMAL")
 
 
 def _distrust_schema(connection: Connection) -> None:

@@ -3,9 +3,10 @@
 Pure: no input or output, no clock, no logging; the standard library only.
 """
 
-from aegis_core.engine import Engine, brackets_in, brackets_in_object, compile_policy
+from aegis_core.brackets import brackets_in, brackets_in_object
+from aegis_core.coverage import covered_rules
+from aegis_core.engine import Engine, compile_policy
 from aegis_core.errors import AegisError, PolicyError, Problem
-from aegis_core.layout import covered_rules
 from aegis_core.model import (
     DEFAULT_RULE,
     Action,

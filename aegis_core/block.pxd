@@ -7,7 +7,7 @@ from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 cdef enum:
     FIELDS = 3              # action type, target, agent
-    FORMAT = 1              # counts up with each change of this file's meaning
+    FORMAT = 2              # counts up with each change of this file's meaning
     BYTE_ORDER_MARK = 0x01020304
 
 # Code points of symbolic texts, which stand for every text that a pattern matches.
@@ -55,6 +55,7 @@ cdef struct Part:
     int32_t kind
     int32_t field
     int32_t wide
+    int32_t offset          # characters that a trie passes over at its end of the text
     int32_t place
 
 # A Found is where candidates are: 0 none, positive a List, negative an Index.
@@ -131,3 +132,18 @@ cdef struct Group:
     int32_t accepting
     int32_t first           # number of the first pattern in each word of 64 bits
     int32_t candidates      # a Candidate each pattern
+
+
+cdef class Block:
+    cdef:
+        int32_t *data
+        Py_ssize_t size, capacity
+
+    cdef int32_t reserve(self, Py_ssize_t words, bint aligned=*) except -1
+    cdef int32_t literal(self, str text, bint wide) except -1
+    cdef int32_t text(self, bytes text) except -1
+
+
+cdef void write_literal(int32_t *place, str text, bint wide)
+
+cdef bint is_wide(str text)

@@ -2,11 +2,9 @@ from collections.abc import Callable, Iterable, Mapping
 from mmap import mmap
 from typing import Any, final
 
-from typing_extensions import Buffer
-
 from aegis_core.model import Condition, Decision, Policy
 
-__all__ = ["Engine", "brackets_in", "brackets_in_object", "compile_policy"]
+__all__ = ["Engine", "compile_policy"]
 
 @final
 class Engine:
@@ -49,8 +47,6 @@ class Engine:
     def evaluate_object_json(self, item: object) -> bytes | None: ...
     def evaluate_objects_json(self, items: list[Any]) -> bytes | None: ...
 
-def brackets_in(text: Buffer) -> int: ...
-def brackets_in_object(text: Buffer) -> int: ...
 def compile_policy(
     policy: Policy,
     *,

@@ -7,16 +7,17 @@ decides.
 
 cimport cython
 from aegis_core.block cimport BYTE_ORDER_MARK, FIELDS, FORMAT, Header, Row
+from aegis_core.buffers cimport Buffer
 from aegis_core.matcher cimport Search, Text, search
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
-from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from cpython.dict cimport PyDict_GetItemWithError
 from cpython.list cimport PyList_GET_ITEM
-from cpython.mem cimport PyMem_Calloc, PyMem_Free, PyMem_Malloc, PyMem_Realloc
+from cpython.mem cimport PyMem_Calloc, PyMem_Free, PyMem_Malloc
 from cpython.ref cimport PyObject
 from cpython.tuple cimport PyTuple_GET_ITEM, PyTuple_GET_SIZE
 from cpython.unicode cimport PyUnicode_Check, PyUnicode_GET_LENGTH
-from libc.stdint cimport int32_t, uint8_t, uint32_t
+from libc.stdint cimport int32_t, uint32_t
 from libc.stdlib cimport qsort
 from libc.string cimport memcmp, memcpy
 
@@ -24,18 +25,16 @@ import json
 from hashlib import sha256
 from time import time
 
-from aegis_core.layout import build
+from aegis_core.building import build
 from aegis_core.model import DEFAULT_RULE, Approval, Decision, RiskLevel
 
-__all__ = ["Engine", "brackets_in", "brackets_in_object", "compile_policy"]
+__all__ = ["Engine", "compile_policy"]
 
 cdef extern from "Python.h":
-    const char *PyUnicode_AsUTF8AndSize(object text, Py_ssize_t *size) except NULL
     void *PyUnicode_DATA(object text)
     int PyUnicode_KIND(object text)
 
 cdef enum:
-    FIXED_BYTES = 1024
     ON_STACK = 64       # conditional candidates that need no allocation
 
 APPROVALS = tuple(Approval)
@@ -51,94 +50,6 @@ cdef inline Text text_of(object value) noexcept:
     text.length = PyUnicode_GET_LENGTH(value)
     text.kind = PyUnicode_KIND(value)
     return text
-
-
-@cython.final
-@cython.freelist(4)
-cdef class _Buffer:
-    # Bytes that grow while JSON is written into them.
-
-    cdef:
-        char fixed[FIXED_BYTES]     # room for most single answers
-        char *data
-        Py_ssize_t size, capacity
-
-    def __cinit__(self):
-        self.capacity = FIXED_BYTES
-        self.data = self.fixed
-
-    def __dealloc__(self):
-        if self.data != self.fixed:
-            PyMem_Free(self.data)
-
-    cdef int reserve(self, Py_ssize_t more) except -1:
-        if self.size + more <= self.capacity:
-            return 0
-        return self.grow(2 * (self.size + more))
-
-    cdef int grow(self, Py_ssize_t capacity) except -1:
-        cdef char *old = NULL if self.data == self.fixed else self.data
-        cdef char *data = <char *>PyMem_Realloc(old, capacity)
-        if data == NULL:
-            raise MemoryError
-        if old == NULL:
-            memcpy(data, self.fixed, self.size)
-        self.data = data
-        self.capacity = capacity
-        return 0
-
-    cdef int raw(self, const char *data, Py_ssize_t size) except -1:
-        self.reserve(size)
-        memcpy(self.data + self.size, data, size)
-        self.size += size
-        return 0
-
-    cdef int text(self, object text) except -1:
-        # SOURCE: RFC 8259 section 7: only these must be escaped; the rest is UTF-8 as it stands.
-        cdef Py_ssize_t size, i
-        cdef const uint8_t *data = <const uint8_t *>PyUnicode_AsUTF8AndSize(text, &size)
-        cdef uint8_t *out
-        cdef uint8_t special = 0
-        self.reserve(6 * size + 2)
-        # SAFETY: no byte becomes more than six.
-        out = <uint8_t *>self.data + self.size
-        out[0] = c'"'
-        out += 1
-        for i in range(size):   # the compiler makes this look at many bytes at once
-            special |= (data[i] < 0x20) | (data[i] == 0x22) | (data[i] == 0x5C)
-        if not special:
-            memcpy(out, data, size)
-            out[size] = c'"'
-            self.size += size + 2
-            return 0
-        for i in range(size):
-            if data[i] >= 0x20 and data[i] != c'"' and data[i] != c'\\':
-                out[0] = data[i]
-                out += 1
-            elif data[i] < 0x20:
-                memcpy(out, b"\\u00", 4)
-                out[4] = c'1' if data[i] & 0x10 else c'0'
-                out[5] = (<const uint8_t *>b"0123456789abcdef")[data[i] & 0x0F]
-                out += 6
-            else:
-                out[0] = c'\\'
-                out[1] = data[i]
-                out += 2
-        out[0] = c'"'
-        self.size = out + 1 - <uint8_t *>self.data
-        return 0
-
-    cdef int decision(self, object action_type, object target, object decision) except -1:
-        fragment = decision.fragment
-        self.raw(b'{"action_type":', 15)
-        self.text(action_type)
-        self.raw(b',"target":', 10)
-        self.text(target)
-        self.raw(PyBytes_AS_STRING(fragment), PyBytes_GET_SIZE(fragment))
-        return 0
-
-    cdef bytes taken(self):
-        return PyBytes_FromStringAndSize(self.data, self.size)
 
 
 @cython.final
@@ -302,7 +213,7 @@ cdef class Engine:
             TypeError: One of the three is not text.
             UnicodeEncodeError: The type or target holds half of a surrogate pair.
         """
-        cdef _Buffer buffer = _Buffer()
+        cdef Buffer buffer = Buffer()
         decision = self._decide(action_type, target, agent, params, None)
         buffer.decision(action_type, target, decision)
         return buffer.taken()
@@ -323,7 +234,7 @@ cdef class Engine:
             UnicodeEncodeError: A type or target holds half of a surrogate pair.
         """
         cdef list moment = [None, read]
-        cdef _Buffer buffer = _Buffer()
+        cdef Buffer buffer = Buffer()
         cdef bint is_first = True
         buffer.raw(b"[", 1)
         for action_type, target, agent, params in actions:
@@ -346,7 +257,7 @@ cdef class Engine:
             `action_type`, `target`, `params` and `agent_id` of the right types and nothing else:
             such a one has to be read with more care.
         """
-        cdef _Buffer buffer = _Buffer()
+        cdef Buffer buffer = Buffer()
         return buffer.taken() if self._write_object(item, buffer, None) else None
 
     def evaluate_objects_json(self, items):
@@ -360,7 +271,7 @@ cdef class Engine:
             not a plain action.
         """
         cdef list moment = [None, None]     # the time, once it is asked; what reads params
-        cdef _Buffer buffer = _Buffer()
+        cdef Buffer buffer = Buffer()
         for item in items:
             buffer.raw(b",", 1)
             if not self._write_object(item, buffer, moment):
@@ -371,7 +282,7 @@ cdef class Engine:
         buffer.raw(b"]", 1)
         return buffer.taken()
 
-    cdef bint _write_object(self, object item, _Buffer buffer, list moment) except -1:
+    cdef bint _write_object(self, object item, Buffer buffer, list moment) except -1:
         cdef dict members
         cdef PyObject *found
         cdef Py_ssize_t known = 1
@@ -509,97 +420,6 @@ cdef class Engine:
             if held is not False:
                 return Decision.indeterminate(self._name(rule), str(held))
         return self._decision(best)
-
-
-def brackets_in(text):
-    """How many objects and lists may open in some JSON, brackets within strings counted too.
-
-    Args:
-        text: A buffer with the JSON of a value; a lenient parser has found no fault with it.
-
-    Returns:
-        Their number; -1 where a strict parser might find a fault: an escape by a code point, which
-        may be half of a pair, or a number that may be too large for a float.
-    """
-    cdef Py_buffer view
-    PyObject_GetBuffer(text, &view, PyBUF_SIMPLE)
-    cdef const uint8_t *data = <const uint8_t *>view.buf
-    cdef Py_ssize_t brackets = -1 if _is_odd(data, view.len) else _brackets_in(data, view.len)
-    PyBuffer_Release(&view)
-    return brackets
-
-
-def brackets_in_object(text):
-    """The same of an object, in JSON that `brackets_in` has seen the whole of; 0: it is no object.
-
-    Args:
-        text: A buffer with the JSON of a value.
-    """
-    cdef Py_buffer view
-    PyObject_GetBuffer(text, &view, PyBUF_SIMPLE)
-    cdef const uint8_t *data = <const uint8_t *>view.buf
-    cdef Py_ssize_t brackets = 0
-    if view.len and data[0] == 0x7B:
-        brackets = _brackets_in(data, view.len)
-    PyBuffer_Release(&view)
-    return brackets
-
-
-cdef Py_ssize_t _brackets_in(const uint8_t *data, Py_ssize_t length) noexcept nogil:
-    cdef Py_ssize_t i
-    cdef uint32_t brackets = 0
-    for i in range(length):
-        brackets += (data[i] | 0x20) == 0x7B
-    return brackets
-
-
-cdef inline bint _is_digit(uint8_t byte) noexcept nogil:
-    return <uint8_t>(byte - 48) < 10
-
-
-cdef bint _is_odd(const uint8_t *data, Py_ssize_t length) noexcept nogil:
-    # The largest float has 309 digits: 150 of them with an exponent of below 150 are none too many.
-    cdef Py_ssize_t i, start
-    cdef uint8_t escapes = 0, exponents = 0
-    for i in range(length - 1):
-        escapes |= (data[i] == 0x5C) & (data[i + 1] == 0x75)
-        exponents |= (<uint8_t>(data[i] - 48) < 10) & ((data[i + 1] | 0x20) == 0x65)
-    if escapes:
-        return True
-    # A run of 150 digits has one at one of these places, and 75 more on one side of it.
-    i = 74
-    while i < length:
-        if _is_digit(data[i]):
-            start = i
-            while start > 0 and _is_digit(data[start - 1]):
-                start -= 1
-            while i < length and _is_digit(data[i]):
-                i += 1
-            if i - start >= 150:
-                return True
-        i += 75
-    if exponents:
-        for i in range(length - 1):
-            if (
-                (data[i + 1] | 0x20) == 0x65 and _is_digit(data[i])
-                and _is_large(data + i + 2, length - i - 2)
-            ):
-                return True
-    return False
-
-
-cdef bint _is_large(const uint8_t *data, Py_ssize_t length) noexcept nogil:
-    # Whether an exponent begins here that is 150 or more.
-    cdef Py_ssize_t i = 0
-    cdef int exponent = 0
-    if length and data[0] == 0x2B:
-        i = 1
-    while i < length and _is_digit(data[i]):
-        exponent = exponent * 10 + data[i] - 48
-        if exponent >= 150:
-            return True
-        i += 1
-    return False
 
 
 cdef bytes _digest(object block):

@@ -1,33 +1,24 @@
-"""Lays a policy out as a block of plain data: which rule is filed where, tries, words, automata.
+"""Lays rules out in a block of plain data: which one is filed where, tries, words, automata.
 
 Each rule is filed once, under the literal of its patterns that the fewest other rules share. Where
-many share even that one, those that do are filed again by their other fields. Rules that an earlier
-one without conditions covers can never decide, and are left out.
+many share even that one, those that do are filed again by their other fields.
 """
 
+from aegis_core.automata cimport is_simulated, rows_of, states_of
 from aegis_core.block cimport (
-    ANY_CHARACTER, ANY_TEXT, BACKWARD, BYTE_ORDER_MARK, FIELDS, FORMAT, FORWARD, Group, Header,
-    NFA, NFA_NARROW, NFA_WORDS, Node, Part, Row, SCAN, WORDS, Words,
+    BACKWARD, Block, FIELDS, FORWARD, Group, Header, NFA, NFA_NARROW, NFA_WORDS, Node, Part, SCAN,
+    WORDS, Words, is_wide, write_literal,
 )
-from aegis_core.matcher cimport Search, gram_of, search
+from aegis_core.grams cimport grams_of
 from aegis_core.patterns cimport (
-    ANY, ANY_ONE, ANY_RUN, FIRST_SET, Glob, PREFIX, SUFFIX, WHOLE,
-    WORD, parsed,
+    ANY, ANY_ONE, ANY_RUN, FIRST_SET, Glob, HEAD, MOST_OFFSET, TAIL, WHOLE, WORD, whole_steps,
 )
-from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
-from cpython.mem cimport PyMem_Free, PyMem_Malloc, PyMem_Realloc
+from cpython.bytes cimport PyBytes_AS_STRING
 from cpython.unicode cimport PyUnicode_READ_CHAR
-from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t
+from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t
 from libc.string cimport memcpy, memset
 
-import json
-
-from aegis_core.model import Approval
-
-__all__ = ["build", "covered_rules"]
-
-cdef extern from "Python.h":
-    int PyUnicode_KIND(object text)
+__all__ = []
 
 cdef extern from *:
     """
@@ -35,95 +26,21 @@ cdef extern from *:
     """
     const uint32_t GOLDEN
 
-APPROVALS = tuple(Approval)
-
 cdef enum:
     MANY = 16               # rules under one key from which on another way is looked for
     LONGEST_LIST = 8        # from which on a list is filed again by the other fields
     FEWEST_SIMULATED = 4    # below which patterns are rather checked one after the other
-    MOST_STATES = 64        # of a pattern that is simulated
-    MOST_RANGES = 16        # in the sets of a pattern that is simulated
     LONGEST_STRIDE = 8
-    MOST_GRAMS = 256        # of a word that may become those that it is known by
     FILTER_BITS = 16        # for each gram
+    TRIE_COST = 4           # what walking one more trie costs, in candidates
     WORDS_COST = 16         # what looking for words costs more than walking a trie, in candidates
 
-# What the search for rules that can never decide may cost for each rule, in candidates looked at;
-# beyond, what is left of them is kept, which changes no decision.
-cdef int64_t WORK_A_RULE = 2_000
 
-
-cdef class _Block:
-    # Words that grow.
-
-    cdef:
-        int32_t *data
-        Py_ssize_t size, capacity
-
-    def __cinit__(self):
-        self.capacity = 4096
-        self.data = <int32_t *>PyMem_Malloc(self.capacity * sizeof(int32_t))
-        if self.data == NULL:
-            raise MemoryError
-
-    def __dealloc__(self):
-        PyMem_Free(self.data)
-
-    cdef int32_t reserve(self, Py_ssize_t words, bint aligned=False) except -1:
-        # Where so many zeros begin; aligned: at a multiple of 64 bits.
-        cdef Py_ssize_t place = self.size + (aligned and self.size & 1)
-        cdef int32_t *data
-        if place + words > self.capacity:
-            if place + words > 2**31 - 1:
-                raise ValueError("the policy is too large to be compiled")
-            self.capacity = 2 * (place + words)
-            data = <int32_t *>PyMem_Realloc(self.data, self.capacity * sizeof(int32_t))
-            if data == NULL:
-                raise MemoryError
-            self.data = data
-        memset(self.data + self.size, 0, (place + words - self.size) * sizeof(int32_t))
-        self.size = place + words
-        return <int32_t>place
-
-    cdef int32_t literal(self, str text, bint wide) except -1:
-        cdef Py_ssize_t length = len(text)
-        cdef int32_t place = self.reserve(length if wide else (length + 3) >> 2)
-        write_literal(self.data + place, text, wide)
-        return place
-
-    cdef int32_t text(self, bytes text) except -1:
-        cdef int32_t place = self.reserve((len(text) + 3) >> 2)
-        memcpy(self.data + place, <const char *>text, len(text))
-        return place
-
-
-cdef void write_literal(int32_t *place, str text, bint wide):
-    cdef Py_ssize_t i
-    if wide:
-        for i in range(len(text)):
-            (<uint32_t *>place)[i] = PyUnicode_READ_CHAR(text, i)
-    else:
-        for i in range(len(text)):
-            (<uint8_t *>place)[i] = <uint8_t>PyUnicode_READ_CHAR(text, i)
-
-
-cdef inline bint is_wide(str text):
-    return PyUnicode_KIND(text) != 1
-
-
-cdef class _Layout:
+cdef class Layout:
     # Files rules in a block.
 
-    cdef:
-        _Block block
-        list globs              # of each rule: of its type, target and agent
-        list conditional        # of each rule: has it conditions?
-        list seen               # of each rule: the fields that need no further check, as bits
-        int32_t stamps
-        int32_t root
-
     def __init__(self, list globs, list conditional):
-        self.block = _Block()
+        self.block = Block()
         self.block.reserve(sizeof(Header) >> 2)
         self.globs = globs
         self.conditional = conditional
@@ -157,14 +74,21 @@ cdef class _Layout:
             for kind, lists in ((FORWARD, forward), (BACKWARD, backward)):
                 if lists:
                     wide = any([is_wide(literal) for literal in lists])
-                    parts.append((kind, field, wide, self.trie(lists, wide, left)))
+                    parts.append((kind, field, wide, 0, self.trie(lists, wide, left)))
+            for offset in range(1, MOST_OFFSET + 1):
+                for of_key, kind in ((HEAD, FORWARD), (TAIL, BACKWARD)):
+                    placed = filed.get(16 * offset + 4 * field + of_key)
+                    if placed:
+                        lists = {literal: (of_literal, []) for literal, of_literal in placed.items()}
+                        wide = any([is_wide(literal) for literal in lists])
+                        parts.append((kind, field, wide, offset, self.trie(lists, wide, left)))
             if words:
                 for place in self.words(words, left):
-                    parts.append((WORDS, field, 0, place))
+                    parts.append((WORDS, field, 0, 0, place))
             if to_simulate[field]:
-                parts.append((NFA, field, 0, self.nfa(to_simulate[field], field)))
+                parts.append((NFA, field, 0, 0, self.nfa(to_simulate[field], field)))
         if rest:
-            parts.append((SCAN, 0, 0, self.candidates(rest)))
+            parts.append((SCAN, 0, 0, 0, self.candidates(rest)))
         return self.index_of(parts)
 
     cdef int choose(self, list rules, int free, dict filed, list to_simulate, list rest) except -1:
@@ -194,10 +118,13 @@ cdef class _Layout:
                     general = field
                 for key in glob.keys(field):
                     count = uses[key]
-                    # Up to three are as good as one; words cost more to be found.
+                    # Up to three are as good as one; words cost more to be found, and so does a
+                    # further trie.
                     cost = 4 * (3 if count < 3 else count) + (<int>(<tuple>key)[0] & 3)
                     if <int>(<tuple>key)[0] & 3 == WORD:
                         cost += 4 * WORDS_COST
+                    elif <int>(<tuple>key)[0] >> 4:
+                        cost += 4 * TRIE_COST
                     if best is None or cost < least or (
                         cost == least and len((<tuple>key)[1]) > len((<tuple>best)[1])
                     ):
@@ -219,9 +146,9 @@ cdef class _Layout:
         return 0
 
     cdef void mark_seen(self, Py_ssize_t rule, int key):
-        cdef Glob glob = <Glob>(<list>self.globs[rule])[key >> 2]
+        cdef Glob glob = <Glob>(<list>self.globs[rule])[key >> 2 & 3]
         if not glob.steps or (key & 3 == WORD and glob.is_word):
-            self.seen[rule] |= 1 << (key >> 2)
+            self.seen[rule] |= 1 << (key >> 2 & 3)
 
     # --- what holds candidates
 
@@ -229,12 +156,12 @@ cdef class _Layout:
         cdef int32_t place = self.block.reserve(1 + len(parts) * (sizeof(Part) >> 2))
         cdef Part *part = <Part *>(self.block.data + place + 1)
         self.block.data[place] = len(parts)
-        for least, kind, field, wide, of_part in sorted(
-            [(self.least_in_part(kind, of_part), kind, field, wide, of_part)
-             for kind, field, wide, of_part in parts]
+        for least, kind, field, wide, offset, of_part in sorted(
+            [(self.least_in_part(kind, of_part), kind, field, wide, offset, of_part)
+             for kind, field, wide, offset, of_part in parts]
         ):
-            part.least, part.kind, part.field, part.wide, part.place = (
-                least, kind, field, wide, of_part
+            part.least, part.kind, part.field, part.wide, part.offset, part.place = (
+                least, kind, field, wide, offset, of_part
             )
             part += 1
         return place
@@ -551,286 +478,3 @@ cdef class _Layout:
             memcpy(self.block.data + at, PyBytes_AS_STRING(data), NFA_WORDS * 8)
             at += NFA_WORDS * 2
         return place
-
-
-cdef Py_ssize_t states_of(Glob glob):
-    return glob.least_length + 1
-
-
-cdef bint is_simulated(Glob glob):
-    # Many ranges would make many rows of bits, which are large.
-    cdef Py_ssize_t ranges = 0
-    if states_of(glob) > MOST_STATES:
-        return False
-    for step in glob.steps:
-        if type(step) is tuple:
-            ranges += (<tuple>step)[1]
-    return ranges <= MOST_RANGES
-
-
-cdef list whole_steps(Glob glob):
-    # Of a glob of any shape, with its head and tail.
-    return [*map(ord, glob.head), *glob.steps, *map(ord, glob.tail)]
-
-
-cdef tuple rows_of(dict literals, list sets, object any_one):
-    # The ranges of code points that are told apart, and the bits that each of them may lead to.
-    starts = {0, ANY_TEXT, ANY_CHARACTER}
-    for char in literals:
-        starts.update((char, char + 1))
-    for (_, _, *bounds), _ in sets:
-        starts.update(bounds[::2])
-        starts.update([high + 1 for high in bounds[1::2]])
-    # Where the bits of sets go on and off, so that the ranges are gone through once.
-    turns = {}
-    for (negated, _, *bounds), bit in sets:
-        edges = [0, ANY_TEXT] if negated else []
-        for low, high in disjoint(bounds):
-            edges += (low, high + 1)
-        for edge in edges:
-            turns[edge] = turns.get(edge, 0) ^ bit
-    ordered = sorted(starts)
-    rows = []
-    of_sets = 0
-    for start in ordered:
-        of_sets ^= turns.get(start, 0)
-        rows.append(any_one | of_sets | literals.get(start, 0))
-    # INVARIANT: only a run takes ANY_TEXT, and no set takes ANY_CHARACTER.
-    rows[ordered.index(ANY_TEXT)] = 0
-    return ordered, rows
-
-
-cdef list disjoint(list bounds):
-    # Ranges of code points, in order and without what overlaps.
-    merged = []
-    for low, high in sorted(zip(bounds[::2], bounds[1::2])):
-        if low > high:
-            continue
-        if merged and low <= merged[-1][1]:
-            merged[-1] = (merged[-1][0], max(high, merged[-1][1]))
-        else:
-            merged.append((low, high))
-    return merged
-
-
-cdef dict grams_of(dict words, int32_t size, Py_ssize_t stride):
-    # The words of each gram, and where in them it lies: of each word as many grams in a row as
-    # there are characters between two looks, where they are the rarest.
-    cdef dict counts = {}
-    cdef dict of_word = {}
-    cdef list grams
-    cdef uint32_t characters[4]
-    cdef Py_ssize_t at, i, best, most, least
-    cdef str word
-    for word in words:
-        grams = []
-        for at in range(min(len(word) - size + 1, MOST_GRAMS)):
-            for i in range(size):
-                characters[i] = PyUnicode_READ_CHAR(word, at + i)
-            grams.append(gram_of(characters, size))
-        of_word[word] = grams
-        for gram in grams:
-            counts[gram] = counts.get(gram, 0) + 1
-    found = {}
-    for word, grams in of_word.items():
-        best = least = -1
-        for at in range(len(grams) - stride + 1):
-            most = max([<Py_ssize_t>counts[gram] for gram in grams[at:at + stride]])
-            if best < 0 or most < least:
-                best, least = at, most
-        for i in range(stride):
-            found.setdefault(grams[best + i], []).append((word, best + i))
-    return found
-
-
-# --- rules that can never decide ------------------------------------------------------------------
-
-
-cdef class _Symbols:
-    # A symbolic text: one that stands for every text that a glob matches.
-
-    cdef:
-        uint32_t *data
-        Py_ssize_t length
-
-    def __cinit__(self, Glob glob):
-        cdef Py_ssize_t i = 0
-        cdef list steps = whole_steps(glob)
-        if glob.shape in (ANY, PREFIX):
-            steps = [*map(ord, glob.head), ANY_RUN]
-        elif glob.shape == SUFFIX:
-            steps = [ANY_RUN, *map(ord, glob.tail)]
-        self.data = <uint32_t *>PyMem_Malloc(max(1, len(steps)) * sizeof(uint32_t))
-        if self.data == NULL:
-            raise MemoryError
-        self.length = len(steps)
-        for step in steps:
-            if step == ANY_RUN:
-                self.data[i] = ANY_TEXT
-            elif type(step) is tuple or step == ANY_ONE:
-                self.data[i] = ANY_CHARACTER
-            else:
-                self.data[i] = step
-            i += 1
-
-    def __dealloc__(self):
-        PyMem_Free(self.data)
-
-
-cdef class Coverage:
-    """Which earlier rules surely match all that a rule matches.
-
-    A rule is covered where its symbolic texts are matched: whatever stands in the place of a
-    symbol, the same alignment matches it too. Not every covered rule is found.
-    """
-
-    cdef:
-        object block            # keeps `search.base` alive
-        int32_t root
-        Py_ssize_t rules
-        object memory
-        Search state
-        dict symbols
-
-    def __init__(self, _Layout layout):
-        cdef Py_ssize_t pending = sum(layout.conditional)
-        self.block = layout.block
-        self.root = layout.root
-        self.rules = len(layout.globs)
-        self.symbols = {}
-        self.memory = (bytearray(4 * pending + 4), bytearray(4 * layout.stamps + 4))
-        self.state.base = layout.block.data
-        self.state.pending = <int32_t *><char *>(<bytearray>(<tuple>self.memory)[0])
-        self.state.stamps = <uint32_t *><char *>(<bytearray>(<tuple>self.memory)[1])
-
-    cdef int32_t first(self, list globs) except -2:
-        # The first rule without conditions that covers one of these patterns; -1: none.
-        cdef int field
-        cdef _Symbols symbols
-        for field in range(FIELDS):
-            glob = globs[field]
-            found = self.symbols.get(glob)
-            if found is None:
-                found = self.symbols[glob] = _Symbols.__new__(_Symbols, glob)
-            symbols = <_Symbols>found
-            self.state.texts[field].data = symbols.data
-            self.state.texts[field].length = symbols.length
-            self.state.texts[field].kind = 4
-        self.state.limit = 2 * self.rules
-        self.state.pendings = 0
-        self.state.epoch += 1
-        search(&self.state, self.root)
-        return -1 if self.state.limit == 2 * self.rules else self.state.limit >> 1
-
-
-def build(policy, conditional):
-    """Compile a policy's rules.
-
-    Args:
-        policy: The rules, all named, and the defaults.
-        conditional: Of each rule: whether it has conditions.
-
-    Returns:
-        The block, as bytes; and for each rule that can never decide, by its number, the earlier
-        one that covers it.
-
-    Raises:
-        ValueError: They cannot be laid out (over 2**31 words).
-    """
-    cdef list flags = [1 if flag else 0 for flag in conditional]
-    cdef list globs = _globs(policy.rules)
-    cdef dict covered = {}
-    cdef _Layout layout = _laid_out(globs, flags, covered)
-    if covered:
-        live = [rule for rule in range(len(globs)) if rule not in covered]
-        layout = _Layout(globs, flags)
-        layout.lay_out(live)
-    return finished(layout, policy), covered
-
-
-def covered_rules(rules):
-    """Which rules can never decide, since an earlier one covers them.
-
-    Args:
-        rules: The rules, in order.
-
-    Returns:
-        By number of each such rule, the number of an earlier one without conditions that matches
-        all that it does. Not every such rule is found.
-
-    Cost: about that of compiling.
-    """
-    cdef dict covered = {}
-    _laid_out(_globs(rules), [1 if rule.conditions else 0 for rule in rules], covered)
-    return covered
-
-
-cdef list _globs(rules):
-    cdef dict known = {}
-    return [
-        [parsed(rule.match_type, known), parsed(rule.match_target, known),
-         parsed(rule.match_agent, known)]
-        for rule in rules
-    ]
-
-
-cdef _Layout _laid_out(list globs, list flags, dict covered):
-    # Of all rules whose patterns no earlier one has; `covered` is filled.
-    cdef dict first = {}
-    cdef list distinct = []
-    cdef int32_t cover
-    cdef Py_ssize_t rule
-    for rule in range(len(globs)):
-        triple = tuple(<list>globs[rule])
-        found = first.get(triple)
-        if found is not None:
-            covered[rule] = found
-            continue
-        distinct.append(rule)
-        if not flags[rule]:
-            first[triple] = rule
-    cdef _Layout layout = _Layout(globs, flags)
-    layout.lay_out(distinct)
-    cdef Coverage coverage = Coverage(layout)
-    for rule in distinct:
-        if coverage.state.work > WORK_A_RULE * len(distinct):
-            break
-        cover = coverage.first(globs[rule])
-        if 0 <= cover < rule:
-            covered[rule] = cover
-    return layout
-
-
-cdef bytes finished(_Layout layout, policy):
-    # The block with what decisions say, and with its header.
-    cdef _Block block = layout.block
-    cdef Py_ssize_t count = len(policy.rules)
-    cdef int32_t place = block.reserve((count + 1) * (sizeof(Row) >> 2)), at, size
-    cdef Row *row
-    cdef bint portable = True
-    cdef Header *header
-    for number, rule in enumerate(policy.rules):
-        name = rule.name.encode(errors="surrogatepass")
-        at, size = block.text(name), len(name)
-        row = <Row *>(block.data + place) + <Py_ssize_t>number
-        row.risk_level, row.approval = rule.risk_level, APPROVALS.index(rule.approval)
-        row.name, row.name_bytes = at, size
-        if layout.conditional[number] and portable:
-            try:
-                text = json.dumps(rule.conditions).encode()
-            except (TypeError, ValueError):
-                portable = False
-                continue
-            at, size = block.text(text), len(text)
-            row = <Row *>(block.data + place) + <Py_ssize_t>number
-            row.conditions, row.conditions_bytes = at, size
-    row = <Row *>(block.data + place) + count
-    row.risk_level = policy.default_risk_level
-    row.approval = APPROVALS.index(policy.default_approval)
-    header = <Header *>block.data
-    memcpy(header.magic, b"AEGISPOL", 8)
-    header.format, header.byte_order, header.words = FORMAT, BYTE_ORDER_MARK, block.size
-    header.rules, header.root, header.decisions = count, layout.root, place
-    header.conditionals, header.stamps = sum(layout.conditional), layout.stamps
-    header.is_portable = portable
-    return PyBytes_FromStringAndSize(<const char *>block.data, block.size * 4)

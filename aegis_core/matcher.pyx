@@ -56,16 +56,21 @@ cdef void search_part(
 ) noexcept nogil:
     cdef const uint8_t *narrow = NULL
     cdef const uint32_t *wide = NULL
+    cdef Py_ssize_t left = length - part.offset
     if part.kind == FORWARD:
+        if left < 0:
+            return
         if part.wide:
-            walk(s, part.place, data, length, 1, wide)
+            walk(s, part.place, data + part.offset, left, 1, wide)
         else:
-            walk(s, part.place, data, length, 1, narrow)
+            walk(s, part.place, data + part.offset, left, 1, narrow)
     elif part.kind == BACKWARD:
+        if left < 0:
+            return
         if part.wide:
-            walk(s, part.place, data + length - 1, length, -1, wide)
+            walk(s, part.place, data + left - 1, left, -1, wide)
         else:
-            walk(s, part.place, data + length - 1, length, -1, narrow)
+            walk(s, part.place, data + left - 1, left, -1, narrow)
     elif part.kind == WORDS:
         find_words(s, <const Words *>(s.base + part.place), data, length)
     else:
@@ -187,18 +192,27 @@ cdef inline int32_t place_of_byte(
 cdef inline int32_t place_of(
     const uint32_t *characters, int32_t count, uint32_t character
 ) noexcept nogil:
-    cdef int32_t low = 0, high = count, middle
-    while high - low > 8:
-        middle = (low + high) >> 1
-        if characters[middle] <= character:
-            low = middle
-        else:
-            high = middle
+    cdef int32_t high = count
+    cdef int32_t low = narrowed(characters, &high, character, 8)
     while low < high:
         if characters[low] == character:
             return low
         low += 1
     return -1
+
+
+cdef inline int32_t narrowed(
+    const uint32_t *starts, int32_t *high, uint32_t character, int32_t few
+) noexcept nogil:
+    # Where those few of the first `high` begin, the last of which that is not behind it is the one.
+    cdef int32_t low = 0, middle
+    while high[0] - low > few:
+        middle = (low + high[0]) >> 1
+        if starts[middle] <= character:
+            low = middle
+        else:
+            high[0] = middle
+    return low
 
 
 # --- one pattern ---------------------------------------------------------------------------------
@@ -447,12 +461,8 @@ cdef int32_t wide_class(
     Search *s, const Group *group, uint32_t character
 ) noexcept nogil:
     # The range that a code point lies in: the last one that does not start behind it.
-    cdef const uint32_t *starts = <const uint32_t *>(s.base + group.starts)
-    cdef int32_t low = 0, high = group.bounds, middle
-    while high - low > 1:
-        middle = (low + high) >> 1
-        if starts[middle] <= character:
-            low = middle
-        else:
-            high = middle
+    cdef int32_t high = group.bounds
+    cdef int32_t low = narrowed(
+        <const uint32_t *>(s.base + group.starts), &high, character, 1
+    )
     return (s.base + group.range_classes)[low]

@@ -12,8 +12,13 @@ cdef enum Step:
     ANY_RUN = -2
     FIRST_SET = -3
 
+# A rule is filed under a literal and `16 * offset + 4 * field + kind`. The offset of a head or tail
+# tells how many characters lie between it and its end of the text.
 cdef enum KeyKind:
     WHOLE, HEAD, TAIL, WORD
+
+cdef enum:
+    MOST_OFFSET = 8
 
 
 cdef class Glob:
@@ -31,3 +36,5 @@ cdef class Glob:
 
 
 cdef Glob parsed(str pattern, dict known)
+
+cdef list whole_steps(Glob glob)

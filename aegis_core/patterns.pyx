@@ -22,7 +22,8 @@ cdef class Glob:
     """
 
     cdef list keys(self, int field):
-        # Every (4 * field + kind, literal) that a rule with this glob there can be filed under.
+        # Every (16 * offset + 4 * field + kind, literal) that a rule with this glob there can be
+        # filed under.
         cdef list keys
         if self.keys_of is None:
             self.keys_of = [None, None, None]
@@ -36,6 +37,15 @@ cdef class Glob:
                     keys.append((4 * field + HEAD, self.head))
                 if self.tail:
                     keys.append((4 * field + TAIL, self.tail[::-1]))
+                keys.extend([
+                    (16 * offset + 4 * field + HEAD, literal)
+                    for offset, literal in _placed(len(self.head), self.steps)
+                ])
+                if self.shape != FIXED:
+                    keys.extend([
+                        (16 * offset + 4 * field + TAIL, literal)
+                        for offset, literal in _placed(len(self.tail), self.steps[::-1])
+                    ])
                 keys.extend([(4 * field + WORD, word) for word in _words(self.steps)])
         return keys
 
@@ -114,12 +124,35 @@ def parse(pattern):
     return glob
 
 
+cdef list whole_steps(Glob glob):
+    # Of a glob of any shape, with its head and tail.
+    return [*map(ord, glob.head), *glob.steps, *map(ord, glob.tail)]
+
+
 cdef bint _is_literal(object step):
     return type(step) is int and step >= 0
 
 
 cdef str _joined(tuple steps):
     return "".join([chr(step) for step in steps])
+
+
+cdef list _placed(Py_ssize_t offset, tuple steps):
+    # The literal runs before the first `*`, and where each of them begins: there and nowhere else.
+    cdef list placed = []
+    cdef list run = []
+    for step in (*steps, ANY_RUN):
+        if _is_literal(step):
+            run.append(chr(step))
+            offset += 1
+            continue
+        if run and offset - len(run) <= MOST_OFFSET:
+            placed.append((offset - len(run), "".join(run)))
+        if step == ANY_RUN or offset > MOST_OFFSET:
+            break
+        run = []
+        offset += 1
+    return placed
 
 
 cdef list _words(tuple steps):

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import orjson
-from granian import Granian
-from granian.constants import HTTPModes, Interfaces, Loops
-from granian.http import HTTP1Settings
+from granian.constants import Interfaces
+
+from benchmarks.on_granian import serve
 
 READY = orjson.loads(Path(sys.argv[2]).read_bytes()) if len(sys.argv) > 2 else []
 ANSWERS = {tuple(pair): answer for pair, answer in READY}
@@ -50,13 +50,4 @@ async def over_rsgi(_: Any, protocol: Any) -> None:
 
 if __name__ == "__main__":
     app = over_rsgi if INTERFACE is Interfaces.RSGI else over_asgi
-    Granian(
-        "bare",
-        port=int(sys.argv[1]),
-        interface=INTERFACE,
-        http=HTTPModes.http1,
-        websockets=False,
-        loop=Loops.uvloop,
-        http1_settings=HTTP1Settings(header_read_timeout=30_000),
-        log_enabled=False,
-    ).serve(target_loader=lambda: app, wrap_loader=False)
+    serve(lambda: app, int(sys.argv[1]), INTERFACE)

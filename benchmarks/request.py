@@ -60,7 +60,7 @@ def api(rules: int) -> Api:
     policy = Policy(workload.policy(rules).rules)
     ready = compiled(LoadedPolicy(policy, ""))
     snapshot = Snapshot(ready, PolicyVersion(1, ready.sha256, "file", 0))
-    return Api(Settings(), lambda: snapshot, _nobody, _nobody, _nobody)
+    return Api(Settings(), lambda: snapshot, _nobody, _nobody, _nobody, _nobody)
 
 
 def _nobody() -> NoReturn:

@@ -23,14 +23,31 @@ AGENT_AEGIS_PER_S = 200.0
 AGENT_AEGIS_ASKED = {1_000: 200, 10_000: 20}
 
 
-def ours(folder: Path, rules: int) -> Callable[[int], list[str]]:
+Start = Callable[[int], list[str]]
+"""What starts a server on a port."""
+
+
+def ours(folder: Path, rules: int) -> Start:
     """What starts our server on the mix."""
-    policy = folder / f"policy-{rules}.json"
-    policy.write_text(workload.as_text(workload.policy(rules)))
+    policy = _policy(folder, rules)
     return lambda port: http.aegis_command(policy, port, folder / f"{port}.db")
 
 
-def bare(folder: Path, rules: int, interface: str) -> Callable[[int], list[str]]:
+def ours_by_asgi(folder: Path, rules: int) -> Start:
+    """What starts our application on granian's ASGI instead of its RSGI."""
+    policy = _policy(folder, rules)
+    return lambda port: [
+        sys.executable, "-m", "benchmarks.by_asgi", str(port), str(policy), str(folder / f"{port}.db"),
+    ]  # fmt: skip
+
+
+def _policy(folder: Path, rules: int) -> Path:
+    policy = folder / f"policy-{rules}.json"
+    policy.write_text(workload.as_text(workload.policy(rules)))
+    return policy
+
+
+def bare(folder: Path, rules: int, interface: str) -> Start:
     """What starts a bare granian application that has the answers of the mix ready."""
     made = compiled(workload.policy(rules))
     answers = folder / f"answers-{rules}.json"
@@ -43,26 +60,23 @@ def bare(folder: Path, rules: int, interface: str) -> Callable[[int], list[str]]
 
 
 def beside_bare(folder: Path, rules: int, rounds: int, tick: Callable[[], None]) -> dict[str, Any]:
-    """Single evaluates, beside the least that a server on granian could do.
+    """Single evaluates, beside the least that a server on granian could do, and beside our
+    application by granian's other interface.
 
-    Tails are taken at half the rate of the faster of the bare ones, of all of them.
-    """
+    Tails are taken at half the rate of the fastest of the others, of all of them.
+    """  # noqa: D205 - what it measures is one sentence
     starts = {
         "aegis": ours(folder, rules),
         "bare ASGI": bare(folder, rules, "asgi"),
         "bare RSGI": bare(folder, rules, "rsgi"),
+        "aegis by ASGI": ours_by_asgi(folder, rules),
     }
     bodies = [workload.body(question) for question in workload.actions(ACTIONS, rules)]
-    found = http.servers(
-        starts,
-        dict.fromkeys(starts, bodies),
-        rounds=rounds,
-        seconds=SECONDS,
-        per_s=None,
-        tick=tick,
+    found = _measured(starts, bodies, None, rounds, tick)
+    faster = max(
+        ("bare ASGI", "bare RSGI"),
+        key=lambda name: float(found["servers"][name]["requests_per_s"]["median"]),
     )
-    _, *others = found["servers"]
-    faster = max(others, key=lambda name: float(found["servers"][name]["requests_per_s"]["median"]))
     for what in http.RATIOS:
         of = found["ratios"][f"aegis {what} over {faster}"]
         found["ratios"][f"aegis {what} over the faster bare"] = of
@@ -94,13 +108,25 @@ def beside_agent_aegis(
 
 
 def _both(
-    starts: Mapping[str, Callable[[int], list[str]]],
+    starts: Mapping[str, Start],
     bodies: list[bytes],
     per_s: float,
     rounds: int,
     tick: Callable[[], None],
 ) -> dict[str, Any]:
-    found = http.servers(
+    found = _measured(starts, bodies, per_s, rounds, tick)
+    del found["ratios"]["aegis p99 over agent-aegis"]  # at a rate at which nothing waits
+    return {"rules": AGENT_AEGIS_RULES, **found}
+
+
+def _measured(
+    starts: Mapping[str, Start],
+    bodies: list[bytes],
+    per_s: float | None,
+    rounds: int,
+    tick: Callable[[], None],
+) -> dict[str, Any]:
+    return http.servers(
         starts,
         dict.fromkeys(starts, bodies),
         rounds=rounds,
@@ -108,8 +134,6 @@ def _both(
         per_s=per_s,
         tick=tick,
     )
-    del found["ratios"]["aegis p99 over agent-aegis"]  # at a rate at which nothing waits
-    return {"rules": AGENT_AEGIS_RULES, **found}
 
 
 def agent_aegis_deciding(folder: Path, sizes: list[int], rounds: int) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 from aegis.bench import workload
 from aegis.bench.measure import figures, quiet, ratio, turns
 from aegis.codec import Question
-from aegis.conditions import compile_conditions
+from aegis.conditions import compiler
 from aegis_core import Engine, Policy, compile_policy
 
 __all__ = ["BATCH", "Ask", "batches", "compiled", "engine", "singles", "timed"]
@@ -31,7 +31,7 @@ Ask: TypeAlias = Callable[[list[Question]], object]
 
 def compiled(policy: Policy) -> Engine:
     """A policy, compiled with its conditions."""
-    return compile_policy(policy, condition=compile_conditions)
+    return compile_policy(policy, condition=compiler())
 
 
 def singles(made: Engine) -> Ask:

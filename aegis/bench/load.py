@@ -22,6 +22,7 @@ __all__ = ["Load", "open_loop", "throughput"]
 
 NEAR_S = 0.002
 PATIENCE_S = 10.0
+EVALUATE = "/api/v1/evaluate"
 _PERCENTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99, "p99.9": 0.999}
 
 _WRK = """\
@@ -33,7 +34,7 @@ wrk.headers["Content-Type"] = "application/json"
 %(key)s
 request = function()
   at = at %% #bodies + 1
-  return wrk.format(nil, "/api/v1/evaluate", nil, bodies[at])
+  return wrk.format(nil, "%(path)s", nil, bodies[at])
 end
 """
 
@@ -73,13 +74,13 @@ class Load:
         return {**found, "max": ordered[-1]}
 
 
-def _requests(url: str, bodies: Sequence[bytes], key: str | None) -> list[bytes]:
+def _requests(url: str, bodies: Sequence[bytes], key: str | None, path: str) -> list[bytes]:
     host, port = address(url)
     named = "" if key is None else f"X-API-Key: {key}\r\n"
     return [
-        b"POST /api/v1/evaluate HTTP/1.1\r\nHost: %b\r\nContent-Type: application/json\r\n%b"
+        b"POST %b HTTP/1.1\r\nHost: %b\r\nContent-Type: application/json\r\n%b"
         b"Content-Length: %d\r\n\r\n%b"
-        % (f"{host}:{port}".encode(), named.encode(), len(body), body)
+        % (path.encode(), f"{host}:{port}".encode(), named.encode(), len(body), body)
         for body in bodies
     ]
 
@@ -92,8 +93,9 @@ def open_loop(
     seconds: float,
     connections: int = 32,
     key: str | None = None,
+    path: str = EVALUATE,
 ) -> Load:
-    """Send evaluates at a fixed rate, whatever the server does.
+    """Send requests at a fixed rate, whatever the server does.
 
     Args:
         url: Of the server, as in `http://127.0.0.1:8000`.
@@ -103,11 +105,12 @@ def open_loop(
         connections: How many may be on their way at once; what is due beyond waits, and its
             latency counts.
         key: Sent as X-API-Key.
+        path: What is asked for.
 
     Raises:
         ConfigError: The server cannot be reached.
     """
-    going = Connections(url, _requests(url, bodies, key), connections)
+    going = Connections(url, _requests(url, bodies, key, path), connections)
     start = perf_counter()
     total = max(1, int(per_s * seconds))
     planned = 0
@@ -129,16 +132,17 @@ def throughput(
     seconds: float,
     connections: int = 32,
     key: str | None = None,
+    path: str = EVALUATE,
 ) -> Load:
-    """As many evaluates as the server takes: by wrk where that is installed.
+    """As many requests as the server takes: by wrk where that is installed.
 
     Raises:
         ConfigError: The server cannot be reached.
     """
     if shutil.which("wrk") is not None:
-        return _by_wrk(url, bodies, seconds, connections, key)
+        return _by_wrk(url, bodies, seconds, connections, key, path)
 
-    going = Connections(url, _requests(url, bodies, key), connections)
+    going = Connections(url, _requests(url, bodies, key, path), connections)
     start = perf_counter()
     for _ in range(connections):
         going.add(start)
@@ -159,14 +163,19 @@ def _ended(going: Connections, start: float, by: str, unsent: int) -> Load:
 
 
 def _by_wrk(
-    url: str, bodies: Sequence[bytes], seconds: float, connections: int, key: str | None
+    url: str,
+    bodies: Sequence[bytes],
+    seconds: float,
+    connections: int,
+    key: str | None,
+    path: str,
 ) -> Load:
     address(url)
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "bodies").write_bytes(b"\n".join(bodies) + b"\n")
         named = "" if key is None else f'wrk.headers["X-API-Key"] = "{key}"'
         script = Path(folder) / "wrk.lua"
-        script.write_text(_WRK % {"bodies": Path(folder) / "bodies", "key": named})
+        script.write_text(_WRK % {"bodies": Path(folder) / "bodies", "key": named, "path": path})
         whole = max(1, round(seconds))
         done = subprocess.run(
             ["wrk", "-t1", f"-c{connections}", f"-d{whole}s", "-s", str(script), url],  # noqa: S607

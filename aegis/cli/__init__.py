@@ -8,6 +8,7 @@ import sys
 import click
 
 from aegis import __version__
+from aegis.cli.audit import audit
 from aegis.cli.bench import bench
 from aegis.cli.completion import completion
 from aegis.cli.evaluate import evaluate
@@ -60,5 +61,5 @@ def main() -> None:
         logging.addLevelName(level, logging.getLevelName(level).lower())
 
 
-for command in (init, validate, evaluate, serve, policy, keys, bench, completion):
+for command in (init, validate, evaluate, serve, policy, audit, keys, bench, completion):
     main.add_command(command)

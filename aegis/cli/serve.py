@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from aegis.cli.terminal import print_problems
-from aegis.config import Settings, keys_from
+from aegis.config import AuditDecisions, Durability, Settings, keys_from
 from aegis.errors import PolicyError
 from aegis.server import policy_text_of
 
@@ -102,6 +102,24 @@ _POSITIVE = _Seconds(min=0, min_open=True, max=86_400)
     default=_DEFAULTS.audit_timeout_s,
     help="Seconds for a record to be committed before its answer is withheld.",
 )
+@_option(
+    "--audit-durability",
+    type=click.Choice([kind.value for kind in Durability]),
+    default=_DEFAULTS.audit_durability.value,
+    help="commit: a record is on the disk before its answer; process: it outlives the server, but"
+    " not the machine's power.",
+)
+@_option(
+    "--audit-decisions",
+    type=click.Choice([kind.value for kind in AuditDecisions]),
+    default=_DEFAULTS.audit_decisions.value,
+    help="Which answers of `evaluate` are recorded as well.",
+)
+@_option(
+    "--audit-signing-key",
+    metavar="FILE",
+    help="An Ed25519 private key in PEM that signs the head of the audit.",
+)
 def serve(
     policy: str,
     host: str,
@@ -120,6 +138,9 @@ def serve(
     body_timeout: float,
     execute_timeout: float,
     audit_timeout: float,
+    audit_durability: str,
+    audit_decisions: str,
+    audit_signing_key: str | None,
 ) -> None:
     """Serve decisions by POLICY over HTTP.
 
@@ -143,6 +164,9 @@ def serve(
         audit_timeout_s=audit_timeout,
         policy_file=policy,
         watch=watch,
+        audit_durability=Durability(audit_durability),
+        audit_decisions=AuditDecisions(audit_decisions),
+        signing_key_file=audit_signing_key,
     )
     try:
         file = policy_text_of(policy, audit_db)

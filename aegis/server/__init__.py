@@ -11,11 +11,12 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from aegis.audit import AuditLog
+from aegis.audit import AuditLog, AuditReader
+from aegis.audit.signing import HeadSigner
 from aegis.auth import Gate
 from aegis.compiled import CompiledFiles, PolicyText, compiled
 from aegis.compiler import YAML_TYPES
-from aegis.config import Settings, keys_from
+from aegis.config import AuditDecisions, Settings, keys_from
 from aegis.decisions import DecisionPoint
 from aegis.errors import ConfigError, NotFound, NotReady, shown
 from aegis.execution import Enforcer, Executor, NoOpExecutor
@@ -152,6 +153,7 @@ def build_app(
         service.decisions.snapshot,
         service.enforcer,
         service.audit,
+        service.reader,
         service.file_failures,
     )
     admin = Admin(
@@ -168,15 +170,21 @@ def build_app(
         ("GET", "/openapi.json"): Route(
             openapi.handler(settings), Permission.DESCRIBE, needs_service=False
         ),
-        ("POST", "/api/v1/evaluate"): Route(api.evaluate, Permission.DECIDE, body),
+        ("POST", "/api/v1/evaluate"): Route(
+            api.evaluate if settings.audit_decisions is AuditDecisions.NONE else api.evaluate_noted,
+            Permission.DECIDE,
+            body,
+        ),
         ("POST", "/api/v1/execute"): Route(api.execute, Permission.DECIDE, body),
         ("GET", "/api/v1/audit"): Route(api.audit, Permission.READ),
+        ("GET", "/api/v1/audit/head"): Route(api.audit_head, Permission.READ),
         ("GET", "/api/v1/policy"): Route(admin.policy, Permission.READ),
         ("PUT", "/api/v1/policy"): Route(
             admin.put_policy,
             Permission.CHANGE_POLICY,
             settings.largest_policy_bytes,
             _JSON_TYPES | YAML_TYPES,
+            takes_query=True,
         ),
         ("POST", "/api/v1/policy/rollback"): Route(admin.rollback, Permission.CHANGE_POLICY, body),
         ("POST", "/api/v1/policy/reload"): Route(admin.reload, Permission.CHANGE_POLICY),
@@ -197,6 +205,7 @@ class _Open:
     versions: PolicyVersions
     policy_file: PolicyFile | None
     audit: AuditLog
+    reader: AuditReader
     enforcer: Enforcer
     closing: ExitStack
 
@@ -213,12 +222,15 @@ class _Service:
         self._session_id = session_id
         self._parts: _Open | None = None
         self._draining: asyncio.Task[None] | None = None
+        self._signer = None
+        if settings.signing_key_file is not None:
+            self._signer = HeadSigner(settings.signing_key_file)
         self.decisions = DecisionPoint()
 
     async def open(self) -> None:
         settings = self._settings
         with ExitStack() as opened:
-            store = Store(settings.audit_db)
+            store = Store(settings.audit_db, durability=settings.audit_durability)
             opened.callback(store.close)
             versions = PolicyVersions(store)
             opened.callback(versions.close)
@@ -227,8 +239,11 @@ class _Service:
                 store, most_queued=settings.queued_records, timeout_s=settings.audit_timeout_s
             )
             opened.callback(audit.close)
+            reader = AuditReader(store, signer=self._signer)
+            opened.callback(reader.close)
             enforcer = Enforcer(
                 audit,
+                reader,
                 self._executor,
                 session_id=self._session_id,
                 timeout_s=settings.execute_timeout_s,
@@ -244,7 +259,7 @@ class _Service:
                 opened.callback(policy_file.stop)
                 if settings.watch:
                     policy_file.watch()
-            self._parts = _Open(versions, policy_file, audit, enforcer, opened.pop_all())
+            self._parts = _Open(versions, policy_file, audit, reader, enforcer, opened.pop_all())
         self.decisions.begin(snapshot, versions.newest, versions.load_newest)
 
     def stop(self) -> None:
@@ -306,6 +321,9 @@ class _Service:
 
     def audit(self) -> AuditLog:
         return self._open.audit
+
+    def reader(self) -> AuditReader:
+        return self._open.reader
 
 
 def _is_true(text: str) -> bool:

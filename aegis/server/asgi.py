@@ -37,7 +37,9 @@ class Asgi(Kernel):
         # The way of every request: what stands here costs more than the decision, so each line
         # counts, and nothing is taken out into a coroutine of its own.
         headers = _Headers(scope["headers"])
-        request_id = self._request_id(headers)
+        request_id = (
+            self._request_id(headers) if "x-request-id" in headers else next(self._request_ids)
+        )
         method = scope["method"]
         client = scope.get("client")
         try:
@@ -52,7 +54,10 @@ class Asgi(Kernel):
             largest = route.largest_body_bytes
             if largest:
                 length = headers.get_all("content-length")
-                declared = declared_size(", ".join(length), largest) if length else -1
+                declared = -1
+                if length:
+                    said = ", ".join(length)
+                    declared = self._sizes.get(said) or declared_size(said, largest)
                 task = current_task(self._loop) or self._begin()
                 self._deadlines.waiting[task] = self._deadlines.tick
                 try:
@@ -68,22 +73,24 @@ class Asgi(Kernel):
                     ):
                         body = await _rest(body, receive, largest)
                 except asyncio.CancelledError:
-                    if task is None or not self._deadlines.has_passed(task):
-                        raise
-                    task.uncancel()
-                    raise self._late() from None
+                    self._end_of(task)
+                    raise
                 finally:
                     del self._deadlines.waiting[task]
                 if len(body) > largest:
                     raise too_large(largest)
+            query = (
+                scope["query_string"].decode("latin-1") if not largest or route.takes_query else ""
+            )
             if route.needs_service and not self._lifecycle.is_open:
                 await self._lifecycle.open()
-            query = scope["query_string"].decode("latin-1")
             answer = route.handler(body, headers, query, caller)
             status, more, content = answer if type(answer) is tuple else await answer  # type: ignore[misc]
         except Exception as error:  # noqa: BLE001 - the edge: no failure may end the connection unsaid
             status, more, content = self._refusal(error, request_id)
-        sent = [_JSON, (b"x-request-id", request_id.encode()), *_raw(tuple(more))]
+        sent = [(b"x-request-id", request_id.encode()), *_raw(tuple(more))]
+        if isinstance(content, bytes):
+            sent.append(_JSON)
         if type(content) is not bytes or method == "HEAD":
             await _send_other(receive, send, status, sent, content, method)
             return

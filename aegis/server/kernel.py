@@ -6,12 +6,20 @@ It knows no protocol between servers and applications: `asgi` and `rsgi` are its
 from __future__ import annotations
 
 import asyncio
-import itertools
 import logging
 import os
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import (
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from dataclasses import dataclass, field, replace
+from itertools import chain, count
 from typing import Any, Protocol
 
 from aegis.auth import Gate
@@ -35,6 +43,7 @@ from aegis.keys import Key, Permission
 __all__ = [
     "CLOSE",
     "JSON",
+    "PLAIN_JSON",
     "Answer",
     "Caller",
     "Deadlines",
@@ -44,6 +53,7 @@ __all__ = [
     "Lifecycle",
     "Route",
     "broken_off",
+    "check_media_type",
     "declared_size",
     "problems_json",
     "too_large",
@@ -55,8 +65,10 @@ Header = tuple[str, str]
 
 JSON: Header = ("content-type", "application/json")
 CLOSE: Header = ("connection", "close")
+_KNOWN_SIZES = 4096
 _RETRY_AFTER: Header = ("retry-after", "1")
-_PLAIN_JSON = ["application/json"]
+PLAIN_JSON = ["application/json"]
+"""What nearly every body is declared as."""
 _SANE_REQUEST_ID = re.compile(r"[!-~]{1,128}")
 
 Caller = Key | None
@@ -66,7 +78,10 @@ Answer = tuple[int, Sequence[Header], "bytes | AsyncIterator[bytes]"]
 """Status, headers besides those that every answer has, and the body: whole, or as it comes."""
 
 Handler = Callable[[bytes, Headers, str, Caller], "Answer | Awaitable[Answer]"]
-"""Called with the body, the headers, the raw query string and who asks; may raise any `AegisError`."""
+"""Called with the body, the headers, the raw query string and who asks; may raise any `AegisError`.
+
+The query string is "" where the route takes a body and no query.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +94,7 @@ class Route:
         largest_body_bytes: 0: it takes no body.
         media_types: What its body may be declared as, besides types that end in `+json`.
         needs_service: Whether policy and audit must be open.
+        takes_query: Whether it takes a query string beside its body.
         of_item: Makes the handler for the last part of the path, where that stands in braces.
     """
 
@@ -87,6 +103,7 @@ class Route:
     largest_body_bytes: int = 0
     media_types: frozenset[str] = frozenset(("application/json", "text/json"))
     needs_service: bool = True
+    takes_query: bool = False
     of_item: Callable[[str], Handler] | None = None
 
 
@@ -203,9 +220,12 @@ class Kernel:
     ) -> None:
         self._routes = dict(routes)
         self._admit = gate.admit
+        self._asks_address = gate.asks_address
+        self._local_hosts = gate.local_hosts
         self._lifecycle = lifecycle
         self._deadlines = Deadlines(body_timeout_s)
-        self._request_ids = map(f"{os.urandom(6).hex()}-%x".__mod__, itertools.count(1))
+        self._request_ids = _request_ids()
+        self._sizes = _sizes(routes.values())
         self._templates: dict[str, str] = {}  # of paths that end in braces: by what is before
         for (method, path), route in routes.items():
             if route.of_item is not None:
@@ -235,16 +255,15 @@ class Kernel:
         """
         route = self._routes.get((method, path)) or self._route(method, path, root)
         caller = self._admit(route.permission, headers, client)
-        if route.largest_body_bytes and headers.get_all("content-type") != _PLAIN_JSON:
-            _check_media_type(route, headers)
+        if route.largest_body_bytes and headers.get_all("content-type") != PLAIN_JSON:
+            check_media_type(route, headers)
         return route, caller
 
     def _request_id(self, headers: Headers) -> str:
         """The id that a request has, or one of ours."""
-        if "x-request-id" in headers:
-            sent = value_of(headers, "x-request-id")
-            if sent is not None and _SANE_REQUEST_ID.fullmatch(sent):
-                return sent
+        sent = value_of(headers, "x-request-id")
+        if sent is not None and _SANE_REQUEST_ID.fullmatch(sent):
+            return sent
         return next(self._request_ids)
 
     def _refusal(self, error: Exception, request_id: str) -> Answer:
@@ -254,11 +273,20 @@ class Kernel:
             error = AegisError("a defect of the server; its log has this request's id")
         return _refused(error)
 
-    def _late(self) -> BodyTimeout:
-        said = f"the body did not arrive within {self._deadlines.timeout_s:g} s"
-        return BodyTimeout(said, headers=(CLOSE,))
+    def _end_of(self, waiter: _Waiter | None) -> None:
+        """What a cancelled wait for a body ends with, unless its deadline did not cancel it.
 
-    def _route(self, method: str, path: str, root: str) -> Route:
+        Raises:
+            BodyTimeout: It did.
+        """
+        if not self._deadlines.has_passed(waiter):
+            return
+        if isinstance(waiter, asyncio.Task):
+            waiter.uncancel()
+        said = f"the body did not arrive within {self._deadlines.timeout_s:g} s"
+        raise BodyTimeout(said, headers=(CLOSE,)) from None
+
+    def _route(self, method: str, path: str, root: str = "") -> Route:
         """The route of a request that the table has not as it stands."""
         if root and path.startswith(root):  # mounted below another application
             path = path[len(root) :]
@@ -290,6 +318,19 @@ class Kernel:
         )
 
 
+def _request_ids() -> Iterator[str]:
+    """Ids that no other process gives. To join two texts costs less than to write a number."""
+    ours = os.urandom(6).hex()
+    ends = [f"{number:02x}" for number in range(256)]
+    return chain.from_iterable(map(f"{ours}-{block:x}".__add__, ends) for block in count())
+
+
+def _sizes(routes: Iterable[Route]) -> dict[str, int]:
+    """Sizes that need no reading and no limit, by their texts."""
+    limits = [route.largest_body_bytes for route in routes if route.largest_body_bytes]
+    return {str(size): size for size in range(1, min([_KNOWN_SIZES, *limits]) + 1)}
+
+
 def declared_size(declared: str, largest: int) -> int:
     """The size that a body is declared to have, within its limit.
 
@@ -319,7 +360,12 @@ def broken_off() -> InvalidBody:
     return InvalidBody("the body ends before its end", headers=(CLOSE,))
 
 
-def _check_media_type(route: Route, headers: Headers) -> None:
+def check_media_type(route: Route, headers: Headers) -> None:
+    """See that a body is declared as what a route takes, or not at all.
+
+    Raises:
+        UnsupportedMediaType: It is not.
+    """
     declared = value_of(headers, "content-type")
     if declared is None:
         return

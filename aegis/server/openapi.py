@@ -7,12 +7,12 @@ from functools import cache
 from typing import Any
 
 from aegis import __version__
-from aegis.audit import ResultStatus
+from aegis.audit import Operation, ResultStatus
+from aegis.audit.query import LARGEST_ID, LARGEST_LIMIT
 from aegis.codec import dumps
 from aegis.config import Settings
 from aegis.headers import Headers
 from aegis.server.admin import LONGEST_NOTE, MOST_VERSIONS
-from aegis.server.api import LARGEST_ID, LARGEST_LIMIT
 from aegis.server.kernel import Answer, Caller
 from aegis_core import Approval, RiskLevel
 
@@ -23,7 +23,13 @@ Schema = dict[str, Any]
 ERRORS: dict[int, tuple[str, tuple[str, ...]]] = {
     400: (
         "The request is refused: what is wrong, and where.",
-        ("invalid_json", "invalid_body", "invalid_query", "invalid_policy"),
+        (
+            "invalid_json",
+            "invalid_body",
+            "invalid_query",
+            "invalid_policy",
+            "invalid_idempotency_key",
+        ),
     ),
     401: ("No key, or not a good one.", ("unauthorized",)),
     403: (
@@ -33,6 +39,10 @@ ERRORS: dict[int, tuple[str, tuple[str, ...]]] = {
     404: ("No such path, or no such version.", ("not_found",)),
     405: ("No such method on this path.", ("method_not_allowed",)),
     408: ("The body did not arrive in time.", ("body_timeout",)),
+    409: (
+        "It contradicts an earlier request of the same `Idempotency-Key`, or that one still runs.",
+        ("idempotency_key_reused", "request_in_progress"),
+    ),
     412: ("Another change came first.", ("precondition_failed",)),
     413: ("The body is over its limit.", ("body_too_large",)),
     415: ("The body is declared as something else.", ("unsupported_media_type",)),
@@ -55,7 +65,9 @@ _NOT_NULL = {
 }
 _APPROVAL = {"type": "string", "enum": [approval.value for approval in Approval]}
 _STATUS = {"type": "string", "enum": [status.value for status in ResultStatus]}
+_OPERATION = {"type": "string", "enum": [operation.value for operation in Operation]}
 _INT64 = {"type": "integer", "minimum": -(2**63), "maximum": 2**63 - 1}
+_ID = {"type": "integer", "minimum": 0, "maximum": LARGEST_ID}
 _SHA256 = {"type": "string", "pattern": "^[0-9a-f]{64}$"}
 _ANY_NUMBER = {"type": "number", "minimum": -(2**63), "maximum": 2**64 - 1}
 
@@ -271,9 +283,37 @@ def _schemas(settings: Settings) -> Schema:
                 "parent_agent_id": _TEXT_OR_NULL,
                 "chain_id": _TEXT_OR_NULL,
                 "chain_depth": _INT64,
-                "policy_version": {"type": "integer", "minimum": 1},
+                "policy_version": {
+                    "type": "integer",
+                    "minimum": 0,
+                    "description": "0 where the record was imported.",
+                },
                 "key_name": {**_TEXT_OR_NULL, "description": "Whose key asked for it."},
+                "operation": _OPERATION,
+                "worker": {
+                    "type": ["integer", "null"],
+                    "minimum": 1,
+                    "description": "The process that executed it; null where nothing was begun.",
+                },
+                "ended": {
+                    "type": ["string", "null"],
+                    "format": "date-time",
+                    "description": "When its outcome was known, where it was begun before.",
+                },
+                "seq": {**_ID, "description": "The number of its newest link."},
+                "hash": {**_SHA256, "description": "Of its newest link."},
             }
+        ),
+        "AuditHead": _object(
+            {
+                "id": {**_ID, "description": "The number of the newest link; 0: there is none."},
+                "hash": _SHA256,
+                "count": _ID,
+                "signed_at": {"type": "string", "format": "date-time"},
+                "signature": {**_TEXT, "description": "Ed25519, in base64."},
+                "public_key": {**_TEXT, "description": "In base64."},
+            },
+            optional=("signed_at", "signature", "public_key"),
         ),
         "Conditions": _CONDITIONS,
         "Rule": _RULE,
@@ -405,14 +445,18 @@ _ETAG = {
 
 
 def _answer(
-    description: str, schema: Schema, *, versioned: bool = False, tagged: bool = False
+    description: str,
+    schema: Schema,
+    *,
+    versioned: bool = False,
+    tagged: bool = False,
+    lines: Schema | None = None,
 ) -> Schema:
     headers = _REQUEST_ID | (_POLICY_VERSION if versioned else {}) | (_ETAG if tagged else {})
-    return {
-        "description": description,
-        "headers": headers,
-        "content": {"application/json": {"schema": schema}},
-    }
+    content = {"application/json": {"schema": schema}}
+    if lines is not None:
+        content["application/x-ndjson"] = {"schema": lines}
+    return {"description": description, "headers": headers, "content": content}
 
 
 def _refusals(*statuses: int) -> Schema:
@@ -430,7 +474,7 @@ def _one_or_list(name: str) -> Schema:
     return {"oneOf": [_ref(name), _list_of(name)]}
 
 
-def _asking(name: str, summary: str, operation_id: str, **more: Any) -> Schema:
+def _asking(name: str, summary: str, operation_id: str, *refusals: int, **more: Any) -> Schema:
     return {
         "operationId": operation_id,
         "summary": summary,
@@ -447,7 +491,7 @@ def _asking(name: str, summary: str, operation_id: str, **more: Any) -> Schema:
             "200": _answer(
                 "For one action an object, for several a list.", _one_or_list(name), versioned=True
             ),
-            **_refusals(400, 401, 408, 413, 415, 503),
+            **_refusals(400, 401, 408, 413, 415, 503, *refusals),
         },
         **more,
     }
@@ -464,7 +508,6 @@ def _parameter(name: str, schema: Schema, description: str) -> Schema:
     }
 
 
-_ID = {"type": "integer", "minimum": 0, "maximum": LARGEST_ID}
 _AUDIT_PARAMETERS = [
     _parameter("session_id", _TEXT, "Of this session."),
     _parameter("action_type", _TEXT, "Of this type."),
@@ -472,16 +515,29 @@ _AUDIT_PARAMETERS = [
     _parameter("result_status", _STATUS, "With this outcome."),
     _parameter("agent_id", _TEXT, "By this agent."),
     _parameter("matched_rule", _TEXT, "Decided by this rule."),
+    _parameter("operation", _OPERATION, "Executed, only evaluated, or imported."),
     _parameter("since", {"type": "string", "format": "date-time"}, "At or after this moment."),
     _parameter("until", {"type": "string", "format": "date-time"}, "At or before this moment."),
     _parameter("after", _ID, "With a larger id."),
     _parameter("before", _ID, "With a smaller id."),
     _parameter(
+        "since_seq", _ID, "That have got a link after this one; they come in the order of `seq`."
+    ),
+    _parameter(
         "limit",
         {"type": "integer", "minimum": 0, "maximum": LARGEST_LIMIT},
-        "The newest so many of them; with `after`, the first so many after it.",
+        "The newest so many of them; with `after` or `since_seq`, the first so many after it.",
     ),
 ]
+
+_IDEMPOTENCY_KEY = {
+    "name": "Idempotency-Key",
+    "in": "header",
+    "required": False,
+    "schema": {"type": "string", "pattern": "^[!-~]{1,255}$"},
+    "description": "Made up by the client for this request. Where it comes again within 24 hours,"
+    " nothing is executed, and the answer is that of the first time, as the audit has it.",
+}
 
 _IF_MATCH = {
     "name": "If-Match",
@@ -515,16 +571,27 @@ OPERATIONS: dict[tuple[str, str], Schema] = {
         "Result",
         "Decide, approve, execute, audit",
         "execute",
+        409,
         description="A batch runs in order, one after the other; each action stands alone.",
+        parameters=[_IDEMPOTENCY_KEY],
     ),
     ("GET", "/api/v1/audit"): {
         "operationId": "audit",
         "summary": "Audit records, oldest first",
         "parameters": _AUDIT_PARAMETERS,
         "responses": {
-            "200": _answer("Those that fit all parameters.", _list_of("AuditRecord")),
+            "200": _answer(
+                "Those that fit all parameters; as JSON lines where these are accepted.",
+                _list_of("AuditRecord"),
+                lines=_ref("AuditRecord"),
+            ),
             **_refusals(400, 401, 503),
         },
+    },
+    ("GET", "/api/v1/audit/head"): {
+        "operationId": "auditHead",
+        "summary": "The newest link of the audit's chain, to keep elsewhere",
+        "responses": {"200": _answer("It.", _ref("AuditHead")), **_refusals(401, 503)},
     },
     ("GET", "/api/v1/policy"): {
         "operationId": "policy",

@@ -16,7 +16,16 @@ from asyncio import CancelledError, current_task
 from collections.abc import AsyncIterator
 from typing import Any
 
-from aegis.server.kernel import JSON, Header, Kernel, broken_off, declared_size, too_large
+from aegis.server.kernel import (
+    JSON,
+    PLAIN_JSON,
+    Header,
+    Kernel,
+    broken_off,
+    check_media_type,
+    declared_size,
+    too_large,
+)
 
 __all__ = ["Rsgi"]
 
@@ -47,49 +56,65 @@ class Rsgi(Kernel):
 
     async def __rsgi__(self, scope: Any, proto: Any) -> None:
         """Serve one request."""
-        # The way of every request: each line counts, and each touch of the scope is a call.
+        # The way of every request, on which the common case of each step stands in place: a call
+        # costs as much as the step itself. Each touch of the scope and the headers is one as well,
+        # and the scope's headers are copied each time.
         headers = scope.headers
-        request_id = self._request_id(headers)
+        request_id = (
+            self._request_id(headers) if "x-request-id" in headers else next(self._request_ids)
+        )
         try:
-            route, caller = self._admitted(
-                scope.method, scope.path, headers, _address(scope.client)
-            )
+            method, path = scope.method, scope.path
+            route = self._routes.get((method, path)) or self._route(method, path)
+            caller = None
+            # Whom the gate would admit for certain; the set is empty where it asks for keys.
+            if not (
+                self._local_hosts
+                and scope.client[:10] == "127.0.0.1:"
+                and len(hosts := headers.get_all("host")) == 1
+                and hosts[0] in self._local_hosts
+                and "origin" not in headers
+            ):
+                address = _address(scope.client) if self._asks_address else None
+                caller = self._admit(route.permission, headers, address)
             body = b""
             largest = route.largest_body_bytes
             if largest:
+                if headers.get_all("content-type") != PLAIN_JSON:
+                    check_media_type(route, headers)
                 length = headers.get_all("content-length")
                 if length:
-                    declared = declared_size(", ".join(length), largest)
+                    said = ", ".join(length)
+                    declared = self._sizes.get(said) or declared_size(said, largest)
                     waiter = proto()
-                    self._deadlines.waiting[waiter] = self._deadlines.tick
+                    waiting = self._deadlines.waiting
+                    waiting[waiter] = self._deadlines.tick
                     try:
                         body = await waiter
                     except CancelledError:
-                        if not self._deadlines.has_passed(waiter):
-                            raise
-                        raise self._late() from None
+                        self._end_of(waiter)
+                        raise
                     except RuntimeError:  # granian's, which only the runner may import
                         raise broken_off() from None
                     finally:
-                        del self._deadlines.waiting[waiter]
+                        del waiting[waiter]
                     if len(body) != declared:
                         raise too_large(largest) if len(body) > largest else broken_off()
                 elif "transfer-encoding" in headers:
                     body = await self._chunks(proto, largest)
+            query = scope.query_string if not largest or route.takes_query else ""
             if route.needs_service and not self._lifecycle.is_open:
                 await self._lifecycle.open()
-            answer = route.handler(body, headers, scope.query_string, caller)
+            answer = route.handler(body, headers, query, caller)
             status, more, content = answer if type(answer) is tuple else await answer  # type: ignore[misc]
         except Exception as error:  # noqa: BLE001 - the edge: no failure may end the connection unsaid
             status, more, content = self._refusal(error, request_id)
-        sent = [JSON, ("x-request-id", request_id), *more]
-        if isinstance(content, bytes):
+        if type(content) is bytes:
             # The server adds the length, and leaves the body out where the method is HEAD.
-            proto.response_bytes(status, sent, content)
-        elif scope.method == "HEAD":
-            proto.response_empty(status, sent)
+            proto.response_bytes(status, [JSON, ("x-request-id", request_id), *more], content)
         else:
-            await _stream(proto, status, sent, content)
+            sent = [("x-request-id", request_id), *more]
+            await _send_stream(proto, scope.method, status, sent, content)  # type: ignore[arg-type]
 
     async def _chunks(self, proto: Any, largest: int) -> bytes:
         """A body that comes without a length."""
@@ -105,10 +130,8 @@ class Rsgi(Kernel):
                 if size > largest:
                     raise too_large(largest)
         except CancelledError:
-            if task is None or not self._deadlines.has_passed(task):
-                raise
-            task.uncancel()
-            raise self._late() from None
+            self._end_of(task)
+            raise
         finally:
             del self._deadlines.waiting[task]
         # A whole body ends with one empty part. Where the client goes before that, or its chunks
@@ -120,24 +143,30 @@ class Rsgi(Kernel):
 
 def _address(client: str) -> str:
     """The address of an address and port."""
-    if client.startswith("127.0.0.1:"):
-        return "127.0.0.1"
     return client.rpartition(":")[0].strip("[]")
 
 
-async def _stream(
-    proto: Any, status: int, headers: list[Header], content: AsyncIterator[bytes]
+async def _send_stream(
+    proto: Any, method: str, status: int, headers: list[Header], content: AsyncIterator[bytes]
 ) -> None:
     """Send an answer as it comes, no faster than the client takes it.
 
     RSGI's own streams take everything at once and keep it in memory. A file does not: granian reads
     it as the client takes it. So it is given a pipe to read, which holds 64 KiB and no more.
     """
+    if method == "HEAD":
+        proto.response_empty(status, headers)
+        return
+    first = await anext(content, b"")
+    if not first:  # a pipe that is never filled would be gone before granian opens it
+        proto.response_bytes(status, headers, b"")
+        return
     reader, writer = os.pipe()
     try:
         os.set_blocking(writer, False)
         proto.response_file(status, headers, f"/proc/self/fd/{reader}")
-        async for part in content:
+        part: bytes | None = first
+        while part is not None:
             rest = memoryview(part)
             while rest:
                 try:
@@ -154,6 +183,7 @@ async def _stream(
                     # has gone.
                     os.close(reader)
                     reader = -1
+            part = await anext(content, None)
     except BrokenPipeError:
         pass  # the client has gone
     finally:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
+import gc
 import importlib
 import mmap
 import multiprocessing
@@ -371,6 +372,11 @@ def _loader(inherited: _Inherited, ready: Callable[[], None]) -> Callable[[], Ap
             loop.run_until_complete(app.open())
         except AegisError as error:
             _fail(str(error), inherited)
+        # What is there now stays: the collector need not look at it again. And records that wait
+        # for their commit are many and free of cycles: by default they would set it off all the time.
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(50_000, 20, 50)
 
         def stop() -> None:
             loop.remove_reader(inherited.stopping)

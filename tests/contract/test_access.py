@@ -56,6 +56,7 @@ MATRIX = {
     ("POST", EVALUATE): TO_DECIDE,
     ("POST", EXECUTE): TO_DECIDE,
     ("GET", AUDIT): TO_READ,
+    ("GET", f"{AUDIT}/head"): TO_READ,
     ("GET", POLICY_PATH): TO_READ,
     ("PUT", POLICY_PATH): TO_CHANGE,
     ("GET", VERSIONS): TO_READ,
@@ -405,6 +406,25 @@ def test_remote_address_is_refused_unread(address: str) -> None:
         reply = client.post(EXECUTE, READ, address=(address, 1))
         assert (reply.status, reply.code, reply.received) == (403, "not_local", 0)
         assert client.records() == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "code"),
+    [
+        ({"address": REMOTE}, "not_local"),
+        ({"headers": {"host": "evil.example"}}, "foreign_host"),
+        ({"headers": {"host": [HOST, HOST]}}, "foreign_host"),
+        ({"headers": {"origin": "http://evil.example"}}, "foreign_origin"),
+    ],
+)
+def test_one_that_was_admitted_opens_the_door_to_no_other(
+    changes: dict[str, Any], code: str
+) -> None:
+    with served() as client:
+        assert client.post(EVALUATE, READ).status == 200
+        reply = client.post(EXECUTE, READ, **changes)
+        assert (reply.status, reply.code, reply.received) == (403, code, 0)
+        assert client.post(EVALUATE, READ).status == 200
 
 
 def test_remote_address_is_served_where_that_is_allowed() -> None:

@@ -82,6 +82,11 @@ def test_record_holds_all_that_was_sent_and_decided() -> None:
         "chain_depth": 2,
         "policy_version": 1,
         "key_name": None,
+        "operation": "execute",
+        "worker": None,
+        "ended": None,
+        "seq": 1,
+        "hash": record["hash"],
     }
 
 

@@ -208,6 +208,7 @@ def test_warnings_are_answered() -> None:
         reply = client.put(POLICY_PATH, {"yaml": text})
         (warning,) = reply.json["warnings"]
         assert (warning["line"], warning["rule"], warning["key"]) == (3, "never", "rules[1]")
+        assert "rule `all` (rules[0]) on line 2 " in warning["message"]
 
 
 # --- refusals ------------------------------------------------------------------------------------

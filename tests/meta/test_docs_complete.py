@@ -12,12 +12,12 @@ import pytest
 
 import aegis
 from aegis.audit import ResultStatus
+from aegis.audit.query import AUDIT_PARAMETERS
 from aegis.bench import plots, report
 from aegis.cli import main
 from aegis.conditions import CONDITIONS
 from aegis.config import Settings
 from aegis.keys import _PERMISSIONS, Permission, Role
-from aegis.server.api import AUDIT_PARAMETERS
 from aegis.server.openapi import ERRORS, document
 from tests.contract.client import app_of, routes_of
 from tests.meta.documents import DOCUMENTS, ROOT, rows, words

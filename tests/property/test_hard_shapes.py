@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from fnmatch import translate
+from itertools import combinations
 from random import Random
 from typing import Any
 
@@ -63,8 +65,16 @@ def _few(pick: Random, letters: str) -> str:
     return pick.choice(["*", "a", "b*", "*b", "*a*", "?", "ab"])
 
 
+def _placed(pick: Random, letters: str) -> str:
+    gap = "".join(pick.choices(["?", f"[{letters}]", letters[0]], k=pick.randint(0, 11)))
+    word = _text(pick, letters, 1, 4)
+    return pick.choice(["{0}{1}*", "*{1}{0}", "{0}{1}?", "{0}{1}*{1}{0}", "a{0}{1}?*"]).format(
+        gap, word
+    )
+
+
 SHAPES: list[Callable[[Random, str], str]] = [
-    _letters, _words, _sets, _nested, _long, _ends, _few,
+    _letters, _words, _sets, _nested, _long, _ends, _few, _placed,
 ]  # fmt: skip
 
 
@@ -154,18 +164,70 @@ def test_hard_policy_is_decided_as_specified(seed: int) -> None:
 def test_covered_rule_never_decides(seed: int) -> None:
     pick = Random(1_000 + seed)
     policy = _policy(pick, 80)
-    covered = covered_rules(policy.rules)
+    covered = covered_rules(policy.rules, [rule.conditions for rule in policy.rules])
     specified = _specified(policy)
     for rule, by in covered.items():
         assert by < rule
-        assert not policy.rules[by].conditions
+        assert not policy.rules[by].conditions or policy.rules[rule].conditions
     # Asked alone, what a covered rule matches is matched by the rule that covers it.
     for rule, by in covered.items():
-        pair = Policy((policy.rules[by], policy.rules[rule]))
+        pair = Policy(
+            (replace(policy.rules[by], conditions={}), replace(policy.rules[rule], conditions={}))
+        )
         alone = _specified(pair)
         texts = _asked(pick, Policy((policy.rules[rule],)), 20)
         assert {alone(text) for text in texts} <= {policy.rules[by].name, DEFAULT_RULE}
-        assert policy.rules[rule].name not in {specified(text) for text in texts}
+        if "says" not in policy.rules[by].conditions:
+            assert policy.rules[rule].name not in {specified(text) for text in texts}
+
+
+LETTERS = "abc"
+
+
+def _needing(pick: Random) -> tuple[list[PolicyRule], dict[int, int]]:
+    """Rules of which each needs some letters to hold, and which of them are covered."""
+    plain = _policy(pick, 60).rules
+    needs = [frozenset(pick.choices(LETTERS, k=pick.choice([0, 1, 1, 2, 3]))) for _ in plain]
+    rules = [
+        replace(rule, conditions={"all": needed}) for rule, needed in zip(plain, needs, strict=True)
+    ]
+    return rules, covered_rules(rules, needs)
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_rule_that_needs_more_than_one_that_covers_it_never_decides(seed: int) -> None:
+    pick = Random(2_000 + seed)
+    rules, covered = _needing(pick)
+    holding: set[str] = set()
+
+    def condition(written: Mapping[str, Any]) -> Condition:
+        return lambda params, now: written["all"] <= holding
+
+    engine = compile_policy(Policy(tuple(rules)), condition=condition)
+    for rule in covered:
+        for text in _asked(pick, Policy((rules[rule],)), 8):
+            for count in range(len(LETTERS) + 1):
+                for letters in combinations(LETTERS, count):
+                    holding.clear()
+                    holding.update(letters)
+                    assert engine.evaluate(*text).matched_rule != rules[rule].name
+
+
+def test_rules_that_need_more_than_one_that_covers_them_are_found() -> None:
+    found = [_needing(Random(2_000 + seed)) for seed in range(60)]
+    assert sum(bool(rules[by].conditions["all"]) for rules, of in found for by in of.values()) > 300
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_literals_at_a_fixed_place_are_found_there_alone(seed: int) -> None:
+    pick = Random(seed)
+    letters = pick.choice([NARROW, MIXED])
+    rules = [PolicyRule(_placed(pick, letters), name=f"rule_{index}") for index in range(200)]
+    policy = Policy(tuple(rules))
+    engine = compile_policy(policy, condition=_says)
+    specified = _specified(policy)
+    for asked in _asked(pick, policy, 200):
+        assert engine.evaluate(*asked).matched_rule == specified(asked)
 
 
 def test_covered_rules_are_found_in_every_shape() -> None:
@@ -174,8 +236,11 @@ def test_covered_rules_are_found_in_every_shape() -> None:
         ("a*b", "a?b"), ("a*", "a[bc]"), ("*", "[!a]"), ("a?", "a[bc]"), ("ab*", "ab"),
     ]  # fmt: skip
     for wider, narrower in pairs:
-        assert covered_rules([PolicyRule(wider), PolicyRule(narrower)]) == {1: 0}
-        assert covered_rules([PolicyRule(narrower), PolicyRule(wider)]) == {}
+        for needs in (["", ""], ["", "x"], ["x", "x"], ["x", "xy"]):
+            assert covered_rules([PolicyRule(wider), PolicyRule(narrower)], needs) == {1: 0}
+            assert covered_rules([PolicyRule(narrower), PolicyRule(wider)], needs) == {}
+        for needs in (["x", ""], ["x", "y"], ["xy", "x"]):
+            assert covered_rules([PolicyRule(wider), PolicyRule(narrower)], needs) == {}
 
 
 @pytest.mark.parametrize("count", [3, 4, 40, 4_000])

@@ -4,26 +4,29 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime, timedelta
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from aegis.audit import (
-    LARGEST_PAGE_BYTES,
-    MOST_ROWS_A_PAGE,
     AuditFilter,
     AuditLog,
+    AuditReader,
     AuditRecord,
+    Committed,
+    Operation,
     ResultStatus,
     now_us,
     timestamp_text,
 )
+from aegis.audit.reading import LARGEST_PAGE_BYTES, MOST_ROWS_A_PAGE
 from aegis.errors import AuditUnavailable, StoreError
 from aegis.store import Store
 from aegis_core import Approval, RiskLevel
@@ -57,13 +60,28 @@ def record(target: object = "t", **members: Any) -> AuditRecord:
     return replace(RECORD, action_target=str(target), **members)
 
 
+class Log(AuditLog):
+    """A log that can be read too."""
+
+    def __init__(self, store: Store, *, most_queued: int, timeout_s: float) -> None:
+        self.reader = AuditReader(store)
+        super().__init__(store, most_queued=most_queued, timeout_s=timeout_s)
+
+    def close(self, timeout_s: float = 10.0) -> None:
+        super().close(timeout_s)
+        self.reader.close()
+
+    def pages(self, wanted: AuditFilter) -> AsyncIterator[list[dict[str, Any]]]:
+        return self.reader.pages(wanted)
+
+
 @contextmanager
 def opened(
     path: Path | str = ":memory:", *, most_queued: int = 10_000, timeout_s: float = PATIENCE_S
-) -> Iterator[tuple[AuditLog, Store]]:
+) -> Iterator[tuple[Log, Store]]:
     """A log and its store, closed in the end."""
     store = Store(path)
-    log = AuditLog(store, most_queued=most_queued, timeout_s=timeout_s)
+    log = Log(store, most_queued=most_queued, timeout_s=timeout_s)
     try:
         yield log, store
     finally:
@@ -71,17 +89,17 @@ def opened(
         store.close()
 
 
-async def found(log: AuditLog, **wanted: Any) -> list[dict[str, Any]]:
+async def found(log: Log, **wanted: Any) -> list[dict[str, Any]]:
     """All records of a filter."""
     return [row async for page in log.pages(AuditFilter(**wanted)) for row in page]
 
 
-async def targets(log: AuditLog, **wanted: Any) -> list[str]:
+async def targets(log: Log, **wanted: Any) -> list[str]:
     """The targets of all records of a filter."""
     return [row["action_target"] for row in await found(log, **wanted)]
 
 
-def in_log(scenario: Callable[[AuditLog], Awaitable[Any]], **options: Any) -> Any:
+def in_log(scenario: Callable[[Log], Awaitable[Any]], **options: Any) -> Any:
     """Run a scenario with a log of its own."""
     with opened(**options) as (log, _):
 
@@ -92,6 +110,15 @@ def in_log(scenario: Callable[[AuditLog], Awaitable[Any]], **options: Any) -> An
 
 
 # --- writing -------------------------------------------------------------------------------------
+
+
+HASH_OF_WHOLE = sha256(
+    bytes(32)
+    + b'["record",1,1769882400123456,"evaluate","s\\u0000\xc3\xa9","write","\xf0\x9f\x98\x80",'
+    b'"{\\"a\\": 1}","d","CRITICAL","approve","<default>","auto-approved","interrupted","[1]","e",'
+    b'"a","p","c",-9223372036854775808,7,"crm-bot",3]'
+).hexdigest()
+"""As docs/audit-format.md says."""
 
 
 def test_record_is_found_as_it_was_appended() -> None:
@@ -115,9 +142,11 @@ def test_record_is_found_as_it_was_appended() -> None:
         chain_depth=-(2**63),
         policy_version=7,
         key_name="crm-bot",
+        operation=Operation.EVALUATE,
+        worker=3,
     )
 
-    async def scenario(log: AuditLog) -> list[dict[str, Any]]:
+    async def scenario(log: Log) -> list[dict[str, Any]]:
         await log.append([whole])
         return await found(log)
 
@@ -143,6 +172,11 @@ def test_record_is_found_as_it_was_appended() -> None:
             "chain_depth": -(2**63),
             "policy_version": 7,
             "key_name": "crm-bot",
+            "operation": "evaluate",
+            "worker": 3,
+            "ended": None,
+            "seq": 1,
+            "hash": HASH_OF_WHOLE,
         }
     ]
 
@@ -150,7 +184,7 @@ def test_record_is_found_as_it_was_appended() -> None:
 @pytest.mark.parametrize("status", list(ResultStatus))
 @pytest.mark.parametrize("approval", list(Approval))
 def test_every_status_and_approval_is_kept(status: ResultStatus, approval: Approval) -> None:
-    async def scenario(log: AuditLog) -> list[dict[str, Any]]:
+    async def scenario(log: Log) -> list[dict[str, Any]]:
         await log.append([record(result_status=status, approval=approval)])
         return await found(log)
 
@@ -159,7 +193,7 @@ def test_every_status_and_approval_is_kept(status: ResultStatus, approval: Appro
 
 
 def test_nothing_is_appended_at_once() -> None:
-    async def scenario(log: AuditLog) -> list[str]:
+    async def scenario(log: Log) -> list[str]:
         await log.append([])
         return await targets(log)
 
@@ -169,7 +203,7 @@ def test_nothing_is_appended_at_once() -> None:
 def test_append_returns_after_the_commit(tmp_path: Path) -> None:
     path = tmp_path / "audit.db"
 
-    async def scenario(log: AuditLog) -> None:
+    async def scenario(log: Log) -> None:
         for count in range(1, 6):
             await log.append([record()])
             other = Store(path)
@@ -181,7 +215,7 @@ def test_append_returns_after_the_commit(tmp_path: Path) -> None:
 
 
 def test_many_appends_at_once_are_stored_once_each_in_the_order_of_the_calls() -> None:
-    async def scenario(log: AuditLog) -> list[str]:
+    async def scenario(log: Log) -> list[str]:
         await asyncio.gather(*[log.append([record(number)]) for number in range(500)])
         return await targets(log)
 
@@ -189,7 +223,7 @@ def test_many_appends_at_once_are_stored_once_each_in_the_order_of_the_calls() -
 
 
 def test_records_of_one_append_stay_together() -> None:
-    async def scenario(log: AuditLog) -> list[str]:
+    async def scenario(log: Log) -> list[str]:
         batches = [[record(f"{batch}-{n}") for n in range(7)] for batch in range(50)]
         await asyncio.gather(*[log.append(batch) for batch in batches])
         return await targets(log)
@@ -198,7 +232,7 @@ def test_records_of_one_append_stay_together() -> None:
 
 
 def test_batch_larger_than_a_commit_is_stored_whole() -> None:
-    async def scenario(log: AuditLog) -> list[str]:
+    async def scenario(log: Log) -> list[str]:
         await log.append([record(number) for number in range(5_000)])
         return await targets(log)
 
@@ -206,7 +240,7 @@ def test_batch_larger_than_a_commit_is_stored_whole() -> None:
 
 
 def test_many_new_words_in_one_batch_are_all_kept() -> None:
-    async def scenario(log: AuditLog) -> list[str]:
+    async def scenario(log: Log) -> list[str]:
         await log.append([record(number, agent_id=f"agent {number}") for number in range(1_200)])
         return [row["agent_id"] for row in await found(log)]
 
@@ -225,7 +259,7 @@ def test_loops_of_many_threads_may_append_to_one_log() -> None:
 
 
 def test_two_logs_over_one_file_both_keep_their_records(tmp_path: Path) -> None:
-    async def scenario(one: AuditLog, other: AuditLog) -> tuple[list[str], list[str]]:
+    async def scenario(one: Log, other: Log) -> tuple[list[str], list[str]]:
         appends = [log.append([record(n)]) for n in range(50) for log in (one, other)]
         await asyncio.gather(*appends)
         return await targets(one), await targets(other)
@@ -238,7 +272,7 @@ def test_two_logs_over_one_file_both_keep_their_records(tmp_path: Path) -> None:
 
 
 def test_record_that_cannot_be_stored_does_not_keep_others_from_it() -> None:
-    async def scenario(log: AuditLog) -> tuple[list[Any], list[str]]:
+    async def scenario(log: Log) -> tuple[list[Any], list[str]]:
         batches = [[record("a")], [record("half a pair: \ud800")], [record("b")]]
         outcomes = await asyncio.gather(
             *[log.append(batch) for batch in batches], return_exceptions=True
@@ -247,7 +281,7 @@ def test_record_that_cannot_be_stored_does_not_keep_others_from_it() -> None:
         return outcomes, await targets(log)
 
     outcomes, stored = in_log(scenario)
-    assert [type(outcome) for outcome in outcomes] == [type(None), AuditUnavailable, type(None)]
+    assert [type(outcome) for outcome in outcomes] == [Committed, AuditUnavailable, Committed]
     assert stored == ["a", "b", "c"]
 
 
@@ -261,21 +295,24 @@ async def until(is_so: Callable[[], bool]) -> None:
         await asyncio.sleep(0.002)
 
 
-def test_record_that_waited_too_long_is_not_acknowledged_but_stored_later() -> None:
-    async def scenario(log: AuditLog, store: Store) -> list[str]:
+@pytest.mark.parametrize(("must_stay", "stored"), [(False, []), (True, ["late"])])
+def test_record_that_waited_too_long_is_withdrawn_unless_it_must_stay(
+    must_stay: bool, stored: list[str]
+) -> None:
+    async def scenario(log: Log, store: Store) -> list[str]:
         with store.turn():
             with pytest.raises(AuditUnavailable, match="not committed within"):
-                await log.append([record("late")])
+                await log.append([record("late")], must_stay=must_stay)
             assert log.queued == 1
         await until(lambda: log.queued == 0)
         return await targets(log)
 
     with opened(timeout_s=0.02) as (log, store):
-        assert asyncio.run(scenario(log, store)) == ["late"]
+        assert asyncio.run(scenario(log, store)) == stored
 
 
 def test_full_queue_is_said_before_anything_is_done() -> None:
-    async def scenario(log: AuditLog, store: Store) -> None:
+    async def scenario(log: Log, store: Store) -> None:
         log.refuse_when_unavailable()
         with store.turn():
             waiting = asyncio.gather(*[log.append([record(n)]) for n in range(3)])
@@ -291,7 +328,7 @@ def test_full_queue_is_said_before_anything_is_done() -> None:
 
 
 def test_append_whose_caller_has_gone_is_stored() -> None:
-    async def scenario(log: AuditLog, store: Store) -> list[str]:
+    async def scenario(log: Log, store: Store) -> list[str]:
         with store.turn():
             asked = asyncio.ensure_future(log.append([record("alone")]))
             await until(lambda: log.queued == 1)
@@ -310,7 +347,7 @@ def test_append_whose_caller_has_gone_is_stored() -> None:
 def test_closing_stores_what_waits(tmp_path: Path) -> None:
     path = tmp_path / "audit.db"
 
-    async def scenario(log: AuditLog, store: Store) -> None:
+    async def scenario(log: Log, store: Store) -> None:
         with store.turn():
             appends = [asyncio.ensure_future(log.append([record(n)])) for n in range(2_000)]
             await until(lambda: log.queued == 2_000)
@@ -350,14 +387,14 @@ MANY = 1_300
 
 
 @contextmanager
-def filled(count: int, **members: Any) -> Iterator[AuditLog]:
+def filled(count: int, **members: Any) -> Iterator[Log]:
     """A log of so many records, whose targets count from 1 as their ids do."""
     with opened() as (log, _):
         asyncio.run(log.append([record(number, **members) for number in range(1, count + 1)]))
         yield log
 
 
-async def pages(log: AuditLog, **wanted: Any) -> list[int]:
+async def pages(log: Log, **wanted: Any) -> list[int]:
     """How many records each page has."""
     return [len(page) async for page in log.pages(AuditFilter(**wanted))]
 
@@ -426,7 +463,7 @@ def test_range_is_found_oldest_first(wanted: dict[str, Any], first: int, last: i
     ],
 )
 def test_filter_tells_its_value_from_another(member: str, value: Any, other: Any) -> None:
-    async def scenario(log: AuditLog) -> list[str]:
+    async def scenario(log: Log) -> list[str]:
         values = [value, other] * 3
         await log.append([record(n, **{member: value}) for n, value in enumerate(values)])
         return await targets(log, **{member: value})
@@ -435,7 +472,7 @@ def test_filter_tells_its_value_from_another(member: str, value: Any, other: Any
 
 
 def test_times_are_inclusive() -> None:
-    async def scenario(log: AuditLog) -> list[list[str]]:
+    async def scenario(log: Log) -> list[list[str]]:
         await log.append([record(n, timestamp_us=n) for n in range(5)])
         return [
             await targets(log, since_us=2),
@@ -448,7 +485,7 @@ def test_times_are_inclusive() -> None:
 
 
 def test_what_is_added_while_pages_are_read_is_not_in_them() -> None:
-    async def scenario(log: AuditLog) -> int:
+    async def scenario(log: Log) -> int:
         count = 0
         async for page in log.pages(AuditFilter()):
             count += len(page)
@@ -460,7 +497,7 @@ def test_what_is_added_while_pages_are_read_is_not_in_them() -> None:
 
 
 def test_writing_goes_on_while_pages_are_read(tmp_path: Path) -> None:
-    async def scenario(log: AuditLog) -> None:
+    async def scenario(log: Log) -> None:
         await log.append([record(n) for n in range(MOST_ROWS_A_PAGE + 1)])
         reading = log.pages(AuditFilter())
         await anext(reading)
@@ -473,14 +510,11 @@ def test_writing_goes_on_while_pages_are_read(tmp_path: Path) -> None:
 
 def test_reading_that_fails_is_a_store_error(tmp_path: Path) -> None:
     path = tmp_path / "audit.db"
-    store = Store(path)
-    with store.transaction() as connection:
-        connection.execute("DROP TABLE record")
-    log = AuditLog(store, most_queued=1, timeout_s=1.0)
-    with pytest.raises(StoreError, match="cannot read"):
-        asyncio.run(found(log))
-    log.close()
-    store.close()
+    with opened(path) as (log, store):
+        with store.transaction() as connection:
+            connection.execute("DROP TABLE record")
+        with pytest.raises(StoreError, match="cannot read"):
+            asyncio.run(found(log))
 
 
 # --- append only ---------------------------------------------------------------------------------
@@ -496,7 +530,7 @@ def test_reading_that_fails_is_a_store_error(tmp_path: Path) -> None:
     ],
 )
 def test_record_is_never_changed_or_removed(statement: str) -> None:
-    async def fill(log: AuditLog) -> list[dict[str, Any]]:
+    async def fill(log: Log) -> list[dict[str, Any]]:
         await log.append([record()])
         return await found(log)
 
@@ -524,7 +558,7 @@ def test_now_is_in_microseconds() -> None:
 
 
 def test_rows_are_json() -> None:
-    async def scenario(log: AuditLog) -> list[dict[str, Any]]:
+    async def scenario(log: Log) -> list[dict[str, Any]]:
         await log.append([record()])
         return await found(log)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from datetime import UTC, datetime
 from fractions import Fraction
@@ -12,7 +13,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aegis import Action, Policy, PolicyError, PolicyRule
-from aegis.conditions import CONDITIONS, LONGEST_MATCHED_BYTES, compile_conditions, json_equal
+from aegis.conditions import (
+    CONDITIONS,
+    LONGEST_MATCHED_BYTES,
+    compile_conditions,
+    json_equal,
+    needs,
+)
 
 UNKNOWN = "cannot be judged"
 """Stands for any text that says why."""
@@ -277,6 +284,16 @@ def test_false_settles_before_unknown_within_a_condition(parameters: dict[str, i
     assert said({"param_gt": parameters}, PARAMS) is False
 
 
+@pytest.mark.parametrize("first", ["param_matches", "param_eq"])
+def test_false_settles_before_a_failure_in_any_order(first: str) -> None:
+    both = {"param_matches": {"half": "x"}, "param_eq": {"f": 1}}
+    condition = compile_conditions({first: both.pop(first), **both})
+    assert condition is not None
+    assert condition({"half": "\ud800", "f": 2}, NOW) is False
+    with pytest.raises(UnicodeEncodeError):
+        condition({"half": "\ud800", "f": 1}, NOW)
+
+
 def test_false_time_settles_before_an_unknown_parameter() -> None:
     assert said({"param_gt": {"u": 1}, "time_before": "00:00"}, PARAMS) is False
     assert said({"param_gt": {"u": 1}, "weekdays": []}, PARAMS) is False
@@ -410,6 +427,50 @@ def test_weekday_is_that_of_the_zone() -> None:
 
 def test_zone_alone_asks_for_nothing() -> None:
     assert at("2026-01-31T12:00:00+00:00", timezone="Europe/Paris") is True
+
+
+# --- what must all hold --------------------------------------------------------------------------
+
+ATOMS: list[dict[str, Any]] = [
+    *({"param_matches": {name: pattern}} for name in "nm" for pattern in ("1", "a")),
+    *({operator: {"n": wanted}} for operator in ("param_eq", "param_gt") for wanted in (1, 2, "a")),
+    {"param_lt": {"n": 2, "m": 2}},
+    {"param_contains": {"n": "a"}},
+    {"time_after": "06:00"},
+    {"time_after": "18:00"},
+    {"time_before": "18:00"},
+    {"weekdays": [4]},
+    {"weekdays": [4, 5]},
+    {"timezone": "UTC"},
+    {"timezone": "Asia/Tokyo"},
+]
+VALUES = [None, 1, 2, "a", "b1", [], ["a"], "\ud800"]
+MOMENTS = [
+    ({"n": n, "m": m}, hour * 3600.0) for n in VALUES for m in VALUES for hour in (5, 17, 30)
+]
+
+
+def never(conditions: dict[str, Any]) -> frozenset[int]:
+    """The numbers of the moments at which these conditions definitely fail."""
+    condition = compile_conditions(conditions)
+    found: set[int] = set()
+    for number, (params, now) in enumerate(MOMENTS):
+        with contextlib.suppress(UnicodeEncodeError):  # it blocks, as what cannot be judged does
+            if condition is not None and condition(params, now) is False:
+                found.add(number)
+    return frozenset(found)
+
+
+def test_what_needs_more_fails_wherever_what_needs_less_does() -> None:
+    written = [one | other for one in ATOMS for other in [{}, *ATOMS]]
+    known = [(needs(conditions), never(conditions)) for conditions in written]
+    more = 0
+    for less, fails in known:
+        for needed, also_fails in known:
+            if less <= needed:
+                more += 1
+                assert fails <= also_fails
+    assert more > 1_000
 
 
 # --- compiling -----------------------------------------------------------------------------------

@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aegis import Action, Approval, Policy, PolicyError, PolicyRule, RiskLevel
+from aegis.conditions import compile_conditions
 from aegis.policies import LARGEST_POLICY_BYTES, load_document, load_text, read_policy
-from aegis_core import Problem, reference
+from aegis_core import Problem, compile_policy, reference
 
 
 def problems_of(text: str | bytes) -> tuple[Problem, ...]:
@@ -493,7 +494,8 @@ def outcome(text: str, line: int) -> Any:
     except PolicyError as error:
         return [str(problem).replace(f"line {line}", "line") for problem in error.problems]
     assert {*loaded.lines, *(odd.line for odd in loaded.warnings)} <= {line}
-    return loaded.policy, [str(odd) for odd in loaded.warnings]
+    said = [str(odd).replace(f"line {line}", "line") for odd in loaded.warnings]
+    return loaded.policy, said
 
 
 ODD_DOCUMENTS = [
@@ -581,12 +583,55 @@ def test_name_of_the_default_is_warned_about() -> None:
         ("match: {type: 'delete*'}", "match: {type: 'delete*', target: prod}"),
         ("match: {type: 'delete*'}", "match: {type: delete_user}"),
         ("match: {type: 'delete*'}", "match: {type: 'delete_*'}"),
+        (
+            "match: {type: 'a*'}, conditions: {param_eq: {a: 1}}",
+            "match: {type: 'ab*'}, conditions: {param_eq: {b: 2, a: 1}, weekdays: [1]}",
+        ),
+        (
+            "conditions: {time_after: '18:00', weekdays: [1, 2]}",
+            "conditions: {weekdays: [2, 1, 1], time_after: '18:00', timezone: UTC}, approval: auto",
+        ),
+        (
+            "conditions: {param_matches: {a: x}}",
+            "conditions: {param_matches: {a: x, b: y}, param_eq: {c: {d: 1}}}",
+        ),
+        ("conditions: {param_eq: {a: {b: 1, c: 2}}}", "conditions: {param_eq: {a: {c: 2, b: 1}}}"),
     ],
 )
 def test_rule_that_an_earlier_one_covers_is_warned_about(earlier: str, later: str) -> None:
     ((index, said),) = warned(f"name: a, {earlier}", f"name: b, {later}")
     assert index == 1
-    assert "can never match: rule `a` (rules[0])" in said
+    assert "can never match: rule `a` (rules[0]) on line 2 " in said
+
+
+@pytest.mark.parametrize(
+    ("earlier", "later", "told"),
+    [
+        ("match: {type: '**'}", "risk_level: medium", "is the same"),
+        ("approval: block", "approval: auto", "has the same patterns and conditions"),
+        ("risk_level: low", "risk_level: high", "has the same patterns and conditions"),
+        ("", "conditions: {weekdays: [1]}", "has the same patterns and needs less"),
+        ("", "match: {type: x}", "matches all that it does"),
+    ],
+)
+def test_warning_says_in_what_the_earlier_rule_is_alike(
+    earlier: str, later: str, told: str
+) -> None:
+    ((_, said),) = warned(f"name: a, {earlier}", f"name: b, {later}")
+    assert said == f"can never match: rule `a` (rules[0]) on line 2 {told}, and comes first"
+
+
+def test_warning_about_rules_without_lines_names_none() -> None:
+    (warning,) = load_document({"rules": [{}, {}]}).warnings
+    assert warning.message == (
+        "can never match: rule `rule_0` (rules[0]) is the same, and comes first"
+    )
+
+
+def test_duplicate_name_is_told_with_both_lines() -> None:
+    ((index, said),) = warned("name: a, match: {type: x}", "name: a, match: {type: y}")
+    assert index == 1
+    assert "has the name of rules[0] on line 2" in said
 
 
 @pytest.mark.parametrize(
@@ -606,6 +651,25 @@ def test_rule_that_an_earlier_one_covers_is_warned_about(earlier: str, later: st
         ("conditions: {param_eq: {a: 1}}", "conditions: {param_eq: {a: '1'}}"),
         ("conditions: {param_gt: {a: 1}}", "conditions: {param_gte: {a: 1}}"),
         ("conditions: {weekdays: [1]}", ""),
+        ("conditions: {weekdays: [1]}", "conditions: {weekdays: [1, 2]}"),
+        ("conditions: {param_eq: {a: 1, b: 1}}", "conditions: {param_eq: {a: 1}}"),
+        ("conditions: {param_gt: {a: 1}}", "conditions: {param_gt: {b: 1}}"),
+        (
+            "conditions: {time_after: '18:00'}",
+            "conditions: {time_after: '18:00', time_before: '19:00'}",
+        ),
+        (
+            "conditions: {time_after: '22:00', time_before: '06:00'}",
+            "conditions: {time_after: '22:00'}",
+        ),
+        (
+            "conditions: {time_after: '18:00'}",
+            "conditions: {time_after: '18:00', timezone: Europe/Paris}",
+        ),
+        (
+            "conditions: {weekdays: [1]}",
+            "conditions: {weekdays: [1], timezone: Europe/Paris}",
+        ),
         ("match: {type: x, target: y}", "match: {type: x}"),
     ],
 )
@@ -613,29 +677,58 @@ def test_rules_that_can_match_are_not_warned_about(rules: tuple[str, ...]) -> No
     assert warned(*rules) == []
 
 
-globs = st.sampled_from(["*", "**", "a", "b", "a*", "?", "", "[ab]", "[!a]", "ab"])
+globs = st.sampled_from([*["*"] * 5, "**", "a", "b", "a*", "?", "", "[ab]", "[!a]", "ab"])
+ATOMS: list[dict[str, Any]] = [
+    {"param_matches": {"n": "1"}},
+    {"param_matches": {"n": "a"}},
+    {"param_matches": {"m": "a"}},
+    {"param_eq": {"n": 1}},
+    {"param_eq": {"n": "a"}},
+    {"param_eq": {"m": 1}},
+    {"param_gt": {"n": 1}},
+    {"param_gt": {"m": "a"}},
+    {"time_after": "06:00"},
+    {"time_after": "18:00"},
+    {"time_before": "18:00"},
+    {"weekdays": [4]},
+    {"weekdays": [4, 5]},
+    {"timezone": "Asia/Tokyo"},
+]
+small_conditions = st.lists(st.sampled_from(ATOMS), max_size=3).map(
+    lambda atoms: {name: value for atom in atoms for name, value in atom.items()}
+)
 small_rules = st.builds(
     PolicyRule,
     globs,
     globs,
     st.sampled_from(["*", "a"]),
-    conditions=st.sampled_from([{}, {}, {"param_eq": {"n": 1}}, {"param_eq": {"n": 2}}]),
+    conditions=small_conditions,
 )
 small_texts = st.sampled_from(["", "a", "b", "ab", "aa", "c"])
+small_params = st.fixed_dictionaries(
+    {}, optional=dict.fromkeys("nm", st.sampled_from([1, 2, "a", "b", [], "\ud800"]))
+)
 
 
-@given(st.lists(small_rules, max_size=6), small_texts, small_texts, st.integers(0, 2))
+@settings(max_examples=300)
+@given(
+    st.lists(small_rules, min_size=2, max_size=6),
+    st.lists(
+        st.tuples(small_texts, small_texts, st.just("a") | st.just(""), small_params), max_size=12
+    ),
+    st.integers(0, 47),
+)
 def test_rule_that_is_said_never_to_match_never_decides(
-    rules: list[PolicyRule], action_type: str, target: str, number: int
+    rules: list[PolicyRule], asked: list[tuple[str, str, str, dict[str, Any]]], hour: int
 ) -> None:
     policy = Policy(tuple(rules))
     said = {
         warning.rule
         for warning in load_text(policy.source).warnings
-        if "can never match" in warning.message
+        if "never match" in warning.message
     }
-    decision = policy.evaluate(Action(action_type, target, {"n": number}))
-    assert decision.matched_rule not in said
+    engine = compile_policy(policy, condition=compile_conditions, clock=lambda: hour * 3600.0)
+    assert said.isdisjoint(engine.evaluate(*one).matched_rule for one in asked)
 
 
 # --- from Python ---------------------------------------------------------------------------------
@@ -846,6 +939,8 @@ def test_text_of_an_error_names_the_first_problems_only() -> None:
         ("{param_gt: {}}", "without a parameter, which always holds"),
         ("{timezone: UTC}", "neither a time nor weekdays"),
         ("{weekdays: []}", "never matches"),
+        ("{time_after: '6:00', time_before: '06:00'}", "never matches"),
+        ("{time_before: '00:00'}", "never matches"),
     ],
 )
 def test_half_written_condition_is_warned_about(conditions: str, said: str) -> None:

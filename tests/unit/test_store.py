@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from aegis.audit import AuditLog
+from aegis.audit.verify import verify
 from aegis.errors import StoreError
 from aegis.store import APPLICATION_ID, MIGRATIONS, Store
 from aegis.versions import PolicyHistory, PolicyVersion
@@ -139,6 +141,9 @@ def test_database_of_an_older_release_is_taken_over_with_its_rows(tmp_path: Path
         history = PolicyHistory(store)
         assert history.newest() == PolicyVersion(1, "sha", "file", 7, None, None)
         assert history.source(1) == "rules: []"
+        log = AuditLog(store, most_queued=1, timeout_s=1)
+        log.close()
+        assert verify(store).count == 1
         with store.reading() as connection:
             rows = connection.execute("SELECT action_target, key_name FROM record").fetchall()
         assert rows == [("t", None)]
@@ -235,9 +240,9 @@ def test_rows_are_only_ever_added(store: Store, table: str, change: str) -> None
     add_word(store, "a")
     with store.transaction() as connection:
         connection.execute(
-            "INSERT INTO record (timestamp_us, session, action_type, action_target, action_params,"
-            " risk_level, approval, matched_rule, result_status, chain_depth, policy_version)"
-            " VALUES (1, 1, 1, 't', '{}', 1, 1, 1, 1, 0, 1)"
+            "INSERT INTO record (hash, operation, timestamp_us, session, action_type, action_target,"
+            " action_params, risk_level, approval, matched_rule, result_status, chain_depth,"
+            " policy_version) VALUES (zeroblob(32), 1, 1, 1, 1, 't', '{}', 1, 1, 1, 1, 0, 1)"
         )
     with pytest.raises(StoreError, match="never"), store.transaction() as connection:
         connection.execute(change.format(table))

@@ -1,0 +1,185 @@
+"""Moves the old part of a trail into a file of its own.
+
+Nothing else ever removes a record: the database itself refuses it for all that no archive has.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from aegis.audit.chain import newest_link
+from aegis.audit.postings import SEGMENT_BITS
+from aegis.audit.records import COLUMNS, GENESIS, now_us
+from aegis.audit.recovery import begun_actions
+from aegis.audit.requests import oldest_repeatable
+from aegis.audit.verify import Pin, verify
+from aegis.errors import StoreError, shown
+from aegis.store import Connection, Store, insert_many, sync_folder
+
+__all__ = ["Archived", "archive"]
+
+_LINKS_AT_ONCE = 5_000
+
+
+@dataclass(frozen=True, slots=True)
+class Archived:
+    """What was moved.
+
+    Attributes:
+        first: The number of the first link; above `last` where there was nothing to move.
+        last: The number of the last one.
+        hash: Its hash, which the rest goes on from.
+    """
+
+    first: int
+    last: int
+    hash: bytes
+
+
+def archive(
+    store: Store, before_us: int, path: str | Path, tick: Callable[[int], None] = lambda _: None
+) -> Archived:
+    """Move the links from before a time into a file that is made for them.
+
+    The file is verified and on the disk before anything is removed; what an interrupted run has
+    left behind is removed by the next one.
+
+    Args:
+        store: Where the trail is; servers may go on writing to it.
+        before_us: Links from before this time are moved, as far as all that they began has ended and
+            no request can be repeated that led to them.
+        path: The file to make.
+        tick: Told how many links were copied or removed.
+
+    Raises:
+        StoreError: It cannot be read or written.
+        InvalidTrail: What was to be moved is not as it was written.
+    """
+    _remove(store, tick)
+    with store.reading() as connection:
+        anchor, previous = _anchor(connection)
+        last = _end(connection, anchor, before_us)
+        hashed = connection.execute("SELECT hash FROM record WHERE id = ?", (last,)).get
+    if last <= anchor or hashed is None:
+        return Archived(anchor + 1, anchor, previous)
+    _copy(store, anchor, previous, last, path, tick)
+    with store.transaction() as connection:
+        connection.execute(
+            "INSERT INTO archive (last, hash, records, file, archived_us) VALUES (?, ?, ?, ?, ?)",
+            (last, hashed, last - anchor, Path(path).name, now_us()),
+        )
+    _remove(store, tick)
+    return Archived(anchor + 1, last, bytes(hashed))
+
+
+def _anchor(connection: Connection) -> tuple[int, bytes]:
+    rows: list[Any] = connection.execute(
+        "SELECT last, hash FROM archive ORDER BY last DESC LIMIT 1"
+    ).fetchall()
+    return rows[0] if rows else (0, GENESIS)
+
+
+def _end(connection: Connection, anchor: int, before_us: int) -> int:
+    """The last link to move: none after it belongs to one up to it, and all of them have ended."""
+    newest, _ = newest_link(connection)
+    later = connection.execute(
+        "SELECT min(id) FROM record WHERE id > ? AND timestamp_us >= ?", (anchor, before_us)
+    ).get
+    last = newest if later is None else later - 1
+    begun = min((number for number, _ in begun_actions(connection)), default=last + 1)
+    asked_for = oldest_repeatable(connection)
+    last = min(last, begun - 1, last if asked_for is None else asked_for - 1)
+    while True:
+        parted = connection.execute(
+            "SELECT min(intent) FROM record WHERE intent IS NOT NULL AND id > ? AND intent > ?"
+            " AND intent <= ?",
+            (last, anchor, last),
+        ).get
+        if parted is None:
+            return max(last, anchor)
+        last = parted - 1
+
+
+def _copy(
+    store: Store,
+    anchor: int,
+    previous: bytes,
+    last: int,
+    path: str | Path,
+    tick: Callable[[int], None],
+) -> None:
+    """Make the archive's file, and see that it is as the trail was."""
+    if os.path.lexists(path):
+        raise StoreError(f"{shown(str(path))} exists; give the name of a file to be made")
+    partial = f"{path}.partial"
+    for name in (partial, f"{partial}-wal", f"{partial}-shm"):
+        Path(name).unlink(missing_ok=True)  # of a run that was interrupted
+    archived = Store(partial)
+    try:
+        if anchor:
+            with archived.transaction() as target:
+                target.execute(
+                    "INSERT INTO archive (last, hash, records, file, archived_us)"
+                    " VALUES (?, ?, 0, '', ?)",
+                    (anchor, previous, now_us()),
+                )
+        after = anchor
+        while after < last:
+            with store.reading() as source, archived.transaction() as target:
+                after = _copy_some(source, target, after, min(after + _LINKS_AT_ONCE, last))
+            tick(after - anchor)
+        with store.reading() as source:
+            hashed = source.execute("SELECT hash FROM record WHERE id = ?", (last,)).get
+        verify(archived, pin=Pin(bytes(hashed), last))
+        archived.end_log()
+    finally:
+        archived.close()
+        Path(f"{partial}.lock").unlink(missing_ok=True)
+    os.rename(partial, path)
+    sync_folder(path)
+
+
+def _copy_some(source: Connection, target: Connection, after: int, last: int) -> int:
+    """Copy the links up to `last`, and the words that they are made of."""
+    words: list[Any] = source.execute(
+        "WITH part AS (SELECT * FROM record WHERE id > ?1 AND id <= ?2) SELECT id, text FROM word"
+        " WHERE id IN (SELECT session FROM part UNION SELECT action_type FROM part"
+        " UNION SELECT matched_rule FROM part UNION SELECT human_decision FROM part"
+        " UNION SELECT agent FROM part UNION SELECT parent_agent FROM part"
+        " UNION SELECT chain FROM part UNION SELECT key_name FROM part)",
+        (after, last),
+    ).fetchall()
+    if words:
+        insert_many(target, "word (id, text)", words, conflict="IGNORE")
+    names = COLUMNS.partition("(")[2].rstrip(")")
+    rows: list[Any] = source.execute(
+        f"SELECT {names} FROM record WHERE id > ? AND id <= ? ORDER BY id", (after, last)
+    ).fetchall()
+    insert_many(target, COLUMNS, rows)
+    return last
+
+
+def _remove(store: Store, tick: Callable[[int], None]) -> None:
+    """Remove what archives have."""
+    with store.reading() as connection:
+        last, _ = _anchor(connection)
+    removed = 0
+    while True:
+        with store.transaction() as connection:
+            connection.execute(
+                "DELETE FROM record WHERE id IN"
+                " (SELECT id FROM record WHERE id <= ? ORDER BY id LIMIT ?)",
+                (last, _LINKS_AT_ONCE),
+            )
+            count = connection.changes()
+            if not count:
+                whole = (last + 1) >> SEGMENT_BITS  # segments of which nothing is left
+                connection.execute("DELETE FROM posting WHERE segment < ?", (whole,))
+                connection.execute("DELETE FROM segment WHERE id < ?", (whole - 1,))
+                return
+        removed += count
+        tick(removed)

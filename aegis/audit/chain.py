@@ -1,0 +1,143 @@
+"""The end of the chain: links are appended to it, whoever else appends meanwhile.
+
+It is used within a store's turn, so that links are numbered in the order of their commits over all
+processes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from aegis.audit.records import COLUMNS, GENESIS, AuditRecord, Outcome, Row, Words
+from aegis.errors import StoreError
+from aegis.store import Connection, Store, insert_many, is_constraint, word_ids
+
+__all__ = ["MOST_LINKS_A_STATEMENT", "Appended", "ChainEnd", "Link", "newest_link"]
+
+Link = AuditRecord | Outcome
+
+MOST_LINKS_A_STATEMENT = 64
+MOST_WORDS_REMEMBERED = 100_000
+
+
+@dataclass(frozen=True, slots=True)
+class Appended:
+    """Links that stand in the table and may still be rolled back.
+
+    Attributes:
+        first: The number of the first one.
+        last: The number of the last one.
+        hash: The hash of the last one.
+        new_words: Words that were added.
+    """
+
+    first: int
+    last: int
+    hash: bytes
+    new_words: Words
+
+
+class ChainEnd:
+    """The newest link, as far as it is known here, and the words that links are made of.
+
+    Invariant: what is remembered was committed. That nobody has appended since is told by a word
+    that all processes share, and by the table, which takes no two links of one number.
+
+    Args:
+        store: Where the chain is.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._number = -1
+        self._hash = GENESIS
+        self._words: Words = {None: None}
+
+    @property
+    def number(self) -> int:
+        """The number of the newest link that was appended here, or seen."""
+        return self._number
+
+    def new_words(self, links: Sequence[Link]) -> set[str | None]:
+        """The words of links that are not known here."""
+        return {word for link in links for word in link.words()} - self._words.keys()
+
+    def append(
+        self,
+        connection: Connection,
+        links: Sequence[Link],
+        unknown: set[str | None] | None = None,
+    ) -> Appended:
+        """Append links; in a turn, and in a transaction unless one statement is enough.
+
+        It is for up to `MOST_LINKS_A_STATEMENT` links without new words.
+
+        Args:
+            connection: In a turn.
+            links: In their order.
+            unknown: Their `new_words`, where the caller has asked for them.
+
+        Returns:
+            What `committed` has to be told after the commit.
+
+        Raises:
+            TypeError: A link holds text that is no Unicode.
+        """
+        known = self._words
+        if unknown is None:
+            unknown = self.new_words(links)
+        new_words: Words = {}
+        if unknown:
+            new_words = word_ids(connection, [word for word in unknown if word is not None])
+        words = known | new_words if new_words else known
+        if self._store.newest_link[0] != self._number:
+            self._number, self._hash = newest_link(connection)
+        try:
+            return self._insert(connection, links, words, new_words)
+        except Exception as error:
+            if not is_constraint(error):
+                raise
+        # Whoever wrote last died before it could say so.
+        self._number, self._hash = newest_link(connection)
+        return self._insert(connection, links, words, new_words)
+
+    def committed(self, appended: Appended) -> None:
+        """Remember what was appended; still in the turn."""
+        self._number, self._hash = appended.last, appended.hash
+        self._store.newest_link[0] = appended.last
+        if appended.new_words:
+            # Bounded against clients that send new words for ever.
+            if len(self._words) + len(appended.new_words) > MOST_WORDS_REMEMBERED:
+                self._words = {None: None}
+            self._words.update(appended.new_words)
+
+    def _insert(
+        self, connection: Connection, links: Sequence[Link], words: Words, new_words: Words
+    ) -> Appended:
+        number, hashed = self._number, self._hash
+        rows: list[Row] = []
+        for link in links:
+            number += 1
+            hashed, row = link.linked(number, hashed, words)
+            rows.append(row)
+        if rows:
+            insert_many(connection, COLUMNS, rows, MOST_LINKS_A_STATEMENT)
+        return Appended(self._number + 1, number, hashed, new_words)
+
+
+def newest_link(connection: Connection) -> tuple[int, bytes]:
+    """The number and the hash of the newest link; 0 and `GENESIS` where there is none."""
+    rows: list[Any] = (
+        connection.execute("SELECT id, hash FROM record ORDER BY id DESC LIMIT 1").fetchall()
+        or connection.execute(
+            "SELECT last, hash FROM archive ORDER BY last DESC LIMIT 1"
+        ).fetchall()
+    )
+    if not rows:
+        return 0, GENESIS
+    number, hashed = rows[0]
+    if type(hashed) is not bytes or len(hashed) != len(GENESIS):
+        raise StoreError(f"the audit is damaged: link {number} has no hash")
+    return number, hashed

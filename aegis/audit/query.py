@@ -1,0 +1,133 @@
+"""Filters as text: what queries over HTTP and options of commands say, read the same way."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from urllib.parse import parse_qsl
+
+from aegis.audit.reading import AuditFilter
+from aegis.audit.records import Operation, ResultStatus
+from aegis.errors import InvalidQuery, did_you_mean, shown
+from aegis_core import RiskLevel
+
+__all__ = ["AUDIT_PARAMETERS", "LARGEST_ID", "LARGEST_LIMIT", "filter_of", "read_filter"]
+
+LARGEST_LIMIT = 1_000_000_000
+LARGEST_ID = 2**63 - 1
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
+
+# SOURCE: RFC 3339 section 5.6. A `+` that was not escaped in a query arrives as a space.
+_TIME = re.compile(
+    r"(\d{4}-\d\d-\d\d)[Tt ](\d\d:\d\d:\d\d)(?:\.(\d{1,9}))?(?:([Zz])|([+\- ])(\d\d:\d\d))",
+    re.ASCII,
+)
+
+
+def read_filter(query: str) -> AuditFilter:
+    """The filter of a query string; an empty value is left out.
+
+    Raises:
+        InvalidQuery: A parameter is unknown, repeated, or has an impossible value.
+    """
+    try:
+        if not query.isascii():
+            raise ValueError
+        pairs = parse_qsl(query, keep_blank_values=True, errors="strict", max_num_fields=64)
+    except ValueError:
+        raise InvalidQuery(
+            "the query string is not UTF-8 in percent encoding, or has over 64 parameters"
+        ) from None
+    return filter_of(pairs)
+
+
+def filter_of(pairs: Iterable[tuple[str, str]]) -> AuditFilter:
+    """The filter of names and values; an empty value is left out.
+
+    Raises:
+        InvalidQuery: A name is unknown, repeated, or has an impossible value.
+    """
+    wanted: dict[str, Any] = {}
+    for name, value in pairs:
+        if name not in AUDIT_PARAMETERS:
+            hint = did_you_mean(name, AUDIT_PARAMETERS)
+            raise InvalidQuery(f"unknown parameter {shown(name)}{hint}")
+        member, read = AUDIT_PARAMETERS[name]
+        if not value:
+            continue
+        if member in wanted:
+            raise InvalidQuery(f"`{name}` stands twice; give it once")
+        wanted[member] = read(name, value)
+    return AuditFilter(**wanted)
+
+
+def _text(_: str, value: str) -> str:
+    return value
+
+
+def _risk_level(name: str, value: str) -> RiskLevel:
+    try:
+        return RiskLevel[value.upper() if value.isascii() else ""]
+    except KeyError:
+        levels = ", ".join(level.name for level in RiskLevel)
+        raise InvalidQuery(f"`{name}` {shown(value)} does not exist; use one of {levels}") from None
+
+
+def _status(name: str, value: str) -> ResultStatus:
+    try:
+        return ResultStatus(value)
+    except ValueError:
+        known = ", ".join(ResultStatus)
+        raise InvalidQuery(f"`{name}` {shown(value)} does not exist; use one of {known}") from None
+
+
+def _operation(name: str, value: str) -> Operation:
+    try:
+        return Operation(value)
+    except ValueError:
+        known = ", ".join(Operation)
+        raise InvalidQuery(f"`{name}` {shown(value)} does not exist; use one of {known}") from None
+
+
+def _number(largest: int) -> Callable[[str, str], int]:
+    def read(name: str, value: str) -> int:
+        if not (value.isascii() and value.isdigit() and len(value) < 20 and int(value) <= largest):
+            raise InvalidQuery(f"`{name}` must be a number from 0 to {largest}, not {shown(value)}")
+        return int(value)
+
+    return read
+
+
+def _time(name: str, value: str) -> int:
+    match = _TIME.fullmatch(value)
+    if match is not None:
+        day, clock, fraction, _, sign, offset = match.groups()
+        zone = f"{'-' if sign == '-' else '+'}{offset}" if offset else "+00:00"
+        try:
+            moment = datetime.fromisoformat(f"{day}T{clock}.{(fraction or '0')[:6]:0<6}{zone}")
+            return (moment - _EPOCH) // _MICROSECOND
+        except (ValueError, OverflowError):
+            pass
+    raise InvalidQuery(
+        f"`{name}` must be a time as in `2026-01-31T18:00:00Z` (RFC 3339), not {shown(value)}"
+    )
+
+
+AUDIT_PARAMETERS: dict[str, tuple[str, Callable[[str, str], Any]]] = {
+    "session_id": ("session_id", _text),
+    "action_type": ("action_type", _text),
+    "risk_level": ("risk_level", _risk_level),
+    "result_status": ("result_status", _status),
+    "agent_id": ("agent_id", _text),
+    "matched_rule": ("matched_rule", _text),
+    "operation": ("operation", _operation),
+    "since": ("since_us", _time),
+    "until": ("until_us", _time),
+    "after": ("after", _number(LARGEST_ID)),
+    "before": ("before", _number(LARGEST_ID)),
+    "since_seq": ("since_seq", _number(LARGEST_ID)),
+    "limit": ("limit", _number(LARGEST_LIMIT)),
+}

@@ -1,0 +1,113 @@
+"""What a new writer finds and mends before it begins: actions of the dead, records without a chain."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from aegis.audit.chain import ChainEnd
+from aegis.audit.postings import sealed_to
+from aegis.audit.records import (
+    APPROVALS,
+    STATUS_CODES,
+    STATUSES,
+    AuditRecord,
+    Outcome,
+    ResultStatus,
+    now_us,
+)
+from aegis.store import Connection, Store, has_table, transacted
+from aegis_core import RiskLevel
+
+__all__ = ["begun_actions", "chain_old_records", "interrupt_lost"]
+
+_log = logging.getLogger("aegis.audit")
+
+_UNKNOWN = "the server ended while it ran; whether it took effect is unknown"
+
+
+def interrupt_lost(store: Store, chain: ChainEnd) -> int:
+    """Append `interrupted` to each action that a writer had begun which is gone now.
+
+    Returns:
+        How many there were.
+
+    Raises:
+        StoreError: The database cannot be written.
+    """
+    with store.turn() as connection:
+        lost = [
+            number for number, worker in begun_actions(connection) if not store.is_held(worker or 0)
+        ]
+        if not lost:
+            return 0
+        now = now_us()
+        outcomes = [
+            Outcome(now, number, ResultStatus.INTERRUPTED, None, _UNKNOWN) for number in lost
+        ]
+        with transacted(connection):
+            appended = chain.append(connection, outcomes)
+        chain.committed(appended)
+    _log.warning("%d actions were interrupted by the end of the server that ran them", len(lost))
+    return len(lost)
+
+
+def begun_actions(connection: Connection) -> list[tuple[int, int | None]]:
+    """The actions without an outcome, and whose they are."""
+    rows: list[Any] = connection.execute(
+        "SELECT r.id, r.worker FROM record AS r WHERE r.id >= ? AND r.intent IS NULL"
+        " AND r.result_status = ? AND NOT EXISTS (SELECT 1 FROM record AS o WHERE o.intent = r.id)",
+        (sealed_to(connection), STATUS_CODES[ResultStatus.STARTED]),
+    ).fetchall()
+    return rows
+
+
+def chain_old_records(store: Store, chain: ChainEnd) -> None:
+    """Chain the records of a database from before there was a chain, in their order.
+
+    Raises:
+        StoreError: The database cannot be written.
+    """
+    with store.turn() as connection:
+        if not has_table(connection, "unchained_record"):
+            return
+        with transacted(connection):
+            last = -1
+            while rows := _old_rows(connection, last):
+                last = rows[-1][0]
+                # Nobody else is in the turn: what is remembered too early here ends with the process.
+                chain.committed(chain.append(connection, [_old_record(row) for row in rows]))
+            connection.execute("DROP TABLE unchained_record")
+
+
+_MOST_AT_ONCE = 1_000
+
+_OLD = """
+SELECT r.id, r.timestamp_us, session.text, type.text, r.action_target, r.action_params,
+    r.action_desc, r.risk_level, r.approval, rule.text, human.text, r.result_status, r.result_data,
+    r.result_error, agent.text, parent.text, chain.text, r.chain_depth, r.policy_version,
+    key_name.text
+FROM unchained_record AS r
+    JOIN word AS session ON session.id = r.session
+    JOIN word AS type ON type.id = r.action_type
+    JOIN word AS rule ON rule.id = r.matched_rule
+    LEFT JOIN word AS human ON human.id = r.human_decision
+    LEFT JOIN word AS agent ON agent.id = r.agent
+    LEFT JOIN word AS parent ON parent.id = r.parent_agent
+    LEFT JOIN word AS chain ON chain.id = r.chain
+    LEFT JOIN word AS key_name ON key_name.id = r.key_name
+"""
+
+
+def _old_rows(connection: Connection, last: int) -> list[Any]:
+    return connection.execute(
+        f"{_OLD} WHERE r.id > ? ORDER BY r.id LIMIT ?", (last, _MOST_AT_ONCE)
+    ).fetchall()
+
+
+def _old_record(row: tuple[Any, ...]) -> AuditRecord:
+    _, *members = row
+    members[6] = RiskLevel(members[6])
+    members[7] = APPROVALS[members[7]]
+    members[10] = STATUSES[members[10]]
+    return AuditRecord(*members)

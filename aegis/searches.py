@@ -1,0 +1,156 @@
+"""Searches by regular expressions, and by several of them at once. The only RE2.
+
+The rules of a policy often search one parameter by an expression each. A short text takes about as
+long to be searched by all of them at once as by one, so the first that is asked answers for all.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Container
+from typing import Any
+
+import re2
+
+from aegis.errors import shown
+
+__all__ = ["LARGEST_PROGRAM", "LARGEST_SET", "SHORT_TEXT", "Searches"]
+
+LARGEST_PROGRAM = 5_000
+"""The largest RE2 program, in instructions: what a search can cost for each byte."""
+
+LARGEST_SET = 1_000
+"""The largest program of expressions that are searched for at once, for the same reason."""
+
+SHORT_TEXT = 256
+"""The longest text, in characters, that is searched by several expressions at once.
+
+A search by one skips what cannot begin a match, and ends with it; a search by several goes on to
+the end of the text.
+"""
+
+
+class Searches:
+    """The regular expressions of one policy, by the parameter that they are to search."""
+
+    def __init__(self) -> None:
+        self._groups: dict[str, _Group] = {}
+
+    def add(self, parameter: str, pattern: str) -> Callable[[str], bool]:
+        """Compile an expression.
+
+        Args:
+            parameter: The parameter whose value is going to be searched.
+            pattern: The expression, in RE2's syntax.
+
+        Returns:
+            Whether it is found in a text.
+
+        Raises:
+            ValueError: With what is wrong with it.
+        """
+        compiled = _compiled(pattern)
+        alone = compiled.search
+        size = compiled.programsize
+        if size > LARGEST_SET:
+            return lambda text: alone(text.encode()) is not None
+        group = self._groups.get(parameter)
+        if group is None or not group.takes(size):
+            group = self._groups[parameter] = _Group()
+        number = group.add(pattern, size)
+
+        def search(text: str) -> bool:
+            # Only of a plain text is it known that equal ones are found the same in.
+            if type(text) is str and len(text) <= SHORT_TEXT:
+                found = group.found(text)
+                if found is not None:
+                    return number in found
+            return alone(text.encode()) is not None
+
+        return search
+
+
+class _Group:
+    """Expressions that are searched for at once.
+
+    Invariant: the last text and what was found in it are kept, as one value that is replaced whole,
+    so that threads may share a group. An answer depends on the text alone.
+    """
+
+    __slots__ = ("_last", "_patterns", "_set", "_size")
+
+    def __init__(self) -> None:
+        self._patterns: list[str] = [""]  # found in every text: where it is not, the search failed
+        self._size = 0
+        self._set: Any = None
+        self._last: tuple[str | None, Container[int]] = (None, ())
+
+    def takes(self, size: int) -> bool:
+        """Whether there is room for an expression of this size."""
+        return self._set is None and self._size + size <= LARGEST_SET
+
+    def add(self, pattern: str, size: int) -> int:
+        self._patterns.append(pattern)
+        self._size += size
+        return len(self._patterns) - 1
+
+    def found(self, text: str) -> Container[int] | None:
+        """The numbers of those that are found; None: they have to be searched for one by one."""
+        last, found = self._last
+        if last == text:
+            return found
+        if self._set is None:
+            self._set = self._made()
+        if not self._set:
+            return None
+        # RE2 runs out of memory silently: it then finds nothing, not even what is everywhere.
+        numbers = self._set.Match(text.encode())
+        if not numbers or 0 not in numbers:
+            return None
+        found = frozenset(numbers)
+        self._last = (text, found)
+        return found
+
+    def _made(self) -> Any:
+        """The set that RE2 makes of them; False where there is nothing to be gained or it refuses."""
+        if len(self._patterns) <= 2:
+            return False
+        try:
+            made = re2.Set.SearchSet(_options())
+            for pattern in self._patterns:
+                made.Add(pattern)
+            made.Compile()
+        except re2.error:
+            return False
+        return made
+
+
+def _options() -> Any:
+    options = re2.Options()
+    options.log_errors = False
+    options.never_capture = True
+    return options
+
+
+def _compiled(pattern: str) -> Any:
+    try:
+        compiled = re2.compile(pattern, _options())
+    except re2.error as error:
+        said = error.args[0]
+        text = said.decode(errors="replace") if isinstance(said, bytes) else str(said)
+        raise ValueError(
+            f"{shown(pattern)} is not a regular expression of RE2: {text}{_lack(text)}"
+        ) from None
+    except UnicodeEncodeError:
+        raise ValueError("holds half of a surrogate pair, which is no character") from None
+    if compiled.programsize > LARGEST_PROGRAM:
+        raise ValueError(f"{shown(pattern)} is too large; make its repetitions smaller")
+    return compiled
+
+
+def _lack(error: str) -> str:
+    if "(?=" in error or "(?!" in error or "(?<" in error:
+        return " (RE2 has no lookaround)"
+    if re.search(r"escape sequence: \\[1-9]", error):
+        return " (RE2 has no backreference)"
+    return ""

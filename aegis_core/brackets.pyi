@@ -1,0 +1,6 @@
+from typing_extensions import Buffer
+
+__all__ = ["brackets_in", "brackets_in_object"]
+
+def brackets_in(text: Buffer) -> int: ...
+def brackets_in_object(text: Buffer) -> int: ...

@@ -1,0 +1,235 @@
+"""Faults under load: each has its documented answer, nothing stalls, and all goes on by itself."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from statistics import quantiles
+from typing import Any
+
+import pytest
+
+from aegis import execution
+from aegis.audit import now_us
+from aegis.audit.verify import verify
+from aegis.store import Store
+from tests.contract.client import app_of, served
+from tests.fault.test_durability import disk_full, locked, until_ready
+from tests.fault.test_kill import EXECUTORS
+from tests.process.server import Server, end_of, until
+
+EXECUTE = "/api/v1/execute"
+DATABASE = "aegis_audit.db"
+OPTIONS = ("--audit-timeout", "0.3", "--executor", "effects:Appends")
+CLIENTS = 4
+MOST_STALLED_S = 0.05
+DISK_BYTES = 4 * 1024 * 1024
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A folder with an executor whose effects are lines of a file."""
+    (tmp_path / "effects.py").write_text(EXECUTORS)
+    (tmp_path / "effects").touch()
+    return tmp_path
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system that is soon full."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={DISK_BYTES}", "none", str(place)]
+    try:
+        mounted = subprocess.run(mount, check=False, capture_output=True).returncode == 0
+    except FileNotFoundError:
+        mounted = False
+    if not mounted:
+        pytest.skip("nobody may mount here; test_durability.py limits the size of files instead")
+    try:
+        yield place
+    finally:
+        subprocess.run(["umount", "-l", str(place)], check=True)
+
+
+def action(target: str) -> dict[str, Any]:
+    return {"action_type": "read", "target": target, "params": {"before_s": 0, "after_s": 0}}
+
+
+class Load:
+    """Executes on several connections until it is told to end.
+
+    Attributes:
+        done: Targets that were answered with a success.
+        refused: Codes of the other answers.
+    """
+
+    def __init__(self, server: Server, name: str) -> None:
+        self.done: list[str] = []
+        self.refused: list[tuple[int, str, str]] = []
+        self._server = server
+        self._is_over = threading.Event()
+        self._threads = [
+            threading.Thread(target=self._run, args=(f"{name}/{client}",))
+            for client in range(CLIENTS)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def _run(self, name: str) -> None:
+        number = 0
+        with suppress(OSError, http.client.HTTPException), self._server.connect() as connection:
+            while not self._is_over.is_set():
+                number += 1
+                answer = connection.ask("POST", EXECUTE, action(f"{name}/{number}"))
+                if answer.status == 200:
+                    self.done.append(answer.json()["target"])
+                else:
+                    retry_after = answer.headers.get("retry-after", "")
+                    self.refused.append((answer.status, answer.code, retry_after))
+
+    def end(self) -> None:
+        self._is_over.set()
+        for thread in self._threads:
+            thread.join(30.0)
+            assert not thread.is_alive()
+
+
+def slowness_s(server: Server, until_true: Callable[[], object]) -> float:
+    """What nine of ten answers of `/health` took less than, while something comes to be true."""
+    took: list[float] = []
+    deadline = time.monotonic() + 20.0
+    with server.connect() as connection:
+        while len(took) < 50 or not until_true():
+            assert time.monotonic() < deadline, "it never came true"
+            begun = time.monotonic()
+            assert connection.ask("GET", "/health").status == 200
+            took.append(time.monotonic() - begun)
+    return quantiles(took, n=10)[-1]
+
+
+def assert_whole(folder: Path, database: Path, load: Load) -> None:
+    """What was acknowledged is stored, what was done was intended, and nothing is twice."""
+    ended = end_of(folder, "audit", "verify", str(database))
+    assert (ended.code, ended.stdout[:2]) == (0, "ok"), ended.stderr
+    exported = end_of(folder, "audit", "export", "--audit-db", str(database)).stdout
+    records = [json.loads(line) for line in exported.splitlines()]
+    statuses = {record["action_target"]: record["result_status"] for record in records}
+    effects = (folder / "effects").read_text().splitlines()
+    assert len(statuses) == len(records)
+    assert len(set(effects)) == len(effects)
+    assert {target for target in load.done if statuses[target] != "success"} == set()
+    assert {target for target in effects if statuses[target] != "success"} == set()
+    assert set(statuses.values()) <= {"success", "skipped"}
+
+
+@contextmanager
+def disk_filled(disk: Path) -> Iterator[None]:
+    filler = disk / "filler"
+    with suppress(OSError), filler.open("wb", buffering=0) as file:
+        while file.write(bytes(4096)):
+            pass
+    try:
+        yield
+    finally:
+        filler.unlink()
+
+
+@pytest.mark.parametrize("how", ["locked", "limited"])
+def test_unwritable_audit_under_load_withholds_stalls_nothing_and_goes_on(
+    folder: Path, how: str
+) -> None:
+    with Server(folder, *OPTIONS) as server:
+        load = Load(server, "load")
+        usual_s = slowness_s(server, lambda: len(load.done) > 50)
+        with locked(folder) if how == "locked" else disk_full(server):
+            until_ready(server, 503)
+            effects = (folder / "effects").read_text()
+            slow_s = slowness_s(server, lambda: len(load.refused) > 2 * CLIENTS)
+            assert (folder / "effects").read_text() == effects
+        until_ready(server, 200)
+        done = len(load.done)
+        until(lambda: len(load.done) > done + 50, "it executes again")
+        load.end()
+        assert server.stop() == 0
+    assert {(status, code) for status, code, _ in load.refused} == {(503, "audit_unavailable")}
+    assert all(int(retry_after) > 0 for _, _, retry_after in load.refused)
+    assert slow_s < usual_s + MOST_STALLED_S
+    assert_whole(folder, folder / DATABASE, load)
+
+
+def test_full_disk_withholds_and_goes_on_when_there_is_room_again(
+    folder: Path, small_disk: Path
+) -> None:
+    database = small_disk / "audit.db"
+    with Server(folder, *OPTIONS, "--audit-db", str(database)) as server:
+        load = Load(server, "load")
+        until(lambda: len(load.done) > 20, "it executes")
+        with disk_filled(small_disk):
+            not_ready = until_ready(server, 503)
+            effects = (folder / "effects").read_text()
+            slow_s = slowness_s(server, lambda: len(load.refused) > 2 * CLIENTS)
+            assert (folder / "effects").read_text() == effects
+        until_ready(server, 200)
+        done = len(load.done)
+        until(lambda: len(load.done) > done + 20, "it executes again")
+        load.end()
+        assert server.stop() == 0
+    assert "full" in not_ready.json()["error"]
+    assert {(status, code) for status, code, _ in load.refused} == {(503, "audit_unavailable")}
+    assert slow_s < 2 * MOST_STALLED_S
+    assert_whole(folder, database, load)
+
+
+def test_read_only_database_is_refused_at_the_start(folder: Path, small_disk: Path) -> None:
+    database = small_disk / "audit.db"
+    with Server(folder, "--audit-db", str(database)) as server:
+        assert server.stop() == 0
+    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+    ended = end_of(folder, "serve", "policy.yaml", "--port", "0", "--audit-db", str(database))
+    assert ended.code == 2
+    assert ended.stderr.startswith("aegis: error: cannot ")
+    assert ended.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("damaged", ["the first page", "all but the first page"])
+def test_damaged_database_is_never_written_and_never_verified(folder: Path, damaged: str) -> None:
+    path = folder / DATABASE
+    with Server(folder) as server:
+        for number in range(20):
+            server.ask("POST", EXECUTE, action(str(number)))
+        assert server.stop() == 0
+    content = path.read_bytes()
+    garbage = b"\xa5" * len(content)
+    path.write_bytes(
+        garbage[:4096] + content[4096:]
+        if damaged == "the first page"
+        else content[:4096] + garbage[4096:]
+    )
+    verified = end_of(folder, "audit", "verify", DATABASE)
+    assert verified.code in (1, 2)
+    assert verified.stderr.splitlines()[-1].startswith("aegis: error: ")
+    ended = end_of(folder, "serve", "policy.yaml", "--port", "0")
+    assert (ended.code, "Traceback" in ended.stderr) == (2, False), ended.stderr
+
+
+def test_clock_that_is_set_back_breaks_neither_order_nor_chain(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "audit.db"
+    with served(app_of(audit_db_path=path)) as client:
+        for hours in (0, -1, 2, -30, 0):
+            offset = hours * 3_600_000_000
+            monkeypatch.setattr(execution, "now_us", lambda offset=offset: now_us() + offset)
+            client.post(EXECUTE, {"type": "read", "target": str(hours)})
+        found = [record["action_target"] for record in client.records()]
+        assert found == ["0", "-1", "2", "-30", "0"]
+    store = Store(path, read_only=True)
+    assert verify(store).count == 5
+    store.close()

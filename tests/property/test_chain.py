@@ -1,0 +1,586 @@
+"""The chain: it verifies as it was written, and nothing about it can be changed without being found."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, suppress
+from dataclasses import replace
+from hashlib import sha256
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from aegis.audit import (
+    AuditFilter,
+    AuditLog,
+    AuditReader,
+    AuditRecord,
+    Operation,
+    Outcome,
+    ResultStatus,
+)
+from aegis.audit.archive import archive
+from aegis.audit.records import CANONICAL, GENESIS
+from aegis.audit.verify import Pin, exported_links, verify, verify_export
+from aegis.errors import AegisError, InvalidTrail
+from aegis.store import Store
+from aegis_core import Approval, RiskLevel
+
+Link = AuditRecord | Outcome
+
+ALL = AuditFilter()
+FEW = settings(max_examples=settings().max_examples // 4, suppress_health_check=[*HealthCheck])
+LARGEST = 2**63 - 1
+MEMORY = "/dev/shm"
+
+texts = st.text(max_size=8) | st.sampled_from(
+    [
+        "",
+        "\0",
+        "a\0b",
+        '"\\/',
+        "\b\t\n\f\r\x1b\x7f\x80\x9f",
+        "\u2028\u2029",
+        "\ufffe\U0010ffff",
+        "é",
+        "😀",
+    ]
+)
+words = texts | st.sampled_from(["s", "t", "read", "<default>"])
+maybe_texts = st.none() | texts
+maybe_words = st.none() | words
+numbers = st.sampled_from([0, 1, -1, LARGEST, -LARGEST - 1]) | st.integers(-LARGEST - 1, LARGEST)
+times = st.integers(0, 2_000_000_000_000_000)
+ENDS = [status for status in ResultStatus if status is not ResultStatus.STARTED]
+
+records = st.builds(
+    AuditRecord,
+    timestamp_us=times,
+    session_id=words,
+    action_type=words,
+    action_target=texts,
+    action_params=texts,
+    action_desc=maybe_texts,
+    risk_level=st.sampled_from(RiskLevel),
+    approval=st.sampled_from(Approval),
+    matched_rule=words,
+    human_decision=maybe_words,
+    result_status=st.sampled_from(ResultStatus),
+    result_data=maybe_texts,
+    result_error=maybe_texts,
+    agent_id=maybe_words,
+    parent_agent_id=maybe_words,
+    chain_id=maybe_words,
+    chain_depth=numbers,
+    policy_version=numbers,
+    key_name=maybe_words,
+    operation=st.sampled_from(Operation),
+    worker=st.none() | numbers,
+)
+
+
+BOOLEANS: st.SearchStrategy[Any] = st.booleans()
+
+
+@st.composite
+def trails(draw: st.DrawFn, least: int = 0, most: int = 8) -> list[Link]:
+    """Records, and outcomes of those that had begun."""
+    trail: list[Link] = []
+    begun: list[int] = []
+    for number in range(1, draw(st.integers(least, most)) + 1):
+        if begun and draw(BOOLEANS):
+            first = begun.pop(draw(st.integers(0, len(begun) - 1)))
+            status = draw(st.sampled_from(ENDS))
+            trail.append(Outcome(draw(times), first, status, draw(maybe_texts), draw(maybe_texts)))
+            continue
+        record = draw(records)
+        # Whose worker is gone would be interrupted by whoever opens the file next.
+        if record.result_status is ResultStatus.STARTED:
+            begun.append(number)
+        trail.append(record)
+    return trail
+
+
+def written(path: Path, trail: list[Link]) -> None:
+    """A database of a trail, all of it in one file."""
+    store = Store(path)
+    log = AuditLog(store, most_queued=10_000, timeout_s=30)
+    try:
+        asyncio.run(log.append(trail))
+    finally:
+        log.close()
+        store.end_log()
+        store.close()
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[Store]:
+    store = Store(path, read_only=True)
+    try:
+        yield store
+    finally:
+        store.close()
+
+
+@contextmanager
+def folder() -> Iterator[Path]:
+    # Where there is one, of memory: what a disk does of its own is not asked for here.
+    with TemporaryDirectory(dir=MEMORY if os.path.isdir(MEMORY) else None) as name:
+        yield Path(name)
+
+
+def rows(path: Path, wanted: AuditFilter = ALL) -> list[dict[str, Any]]:
+    """The records that a filter finds."""
+    with reading(path) as store:
+        reader = AuditReader(store)
+        try:
+            return [row for page in reader.read(wanted) for row in page]
+        finally:
+            reader.close()
+
+
+def exported(path: Path) -> bytes:
+    with reading(path) as store:
+        return b"".join(exported_links(store))
+
+
+def fault(path: Path, pin: Pin | None = None) -> int | None:
+    """The link that verification names; None: there is none."""
+    with reading(path) as store:
+        try:
+            verify(store, pin=pin)
+        except InvalidTrail as error:
+            return error.number
+    return None
+
+
+def forge(path: Path, *statements: str | tuple[str, tuple[Any, ...]]) -> None:
+    """Change a database as someone does who has its file and knows SQLite."""
+    with closing(sqlite3.connect(path)) as connection, connection:
+        for (name,) in connection.execute(
+            "SELECT name FROM sqlite_schema WHERE type = 'trigger'"
+        ).fetchall():
+            connection.execute(f"DROP TRIGGER {name}")
+        connection.execute("PRAGMA ignore_check_constraints = ON")
+        for statement in statements:
+            if isinstance(statement, str):
+                connection.execute(statement)
+            else:
+                connection.execute(*statement)
+
+
+# --- what was written ----------------------------------------------------------------------------
+
+
+@FEW
+@given(trails())
+def test_trail_verifies_as_it_was_written(trail: list[Link]) -> None:
+    with folder() as here:
+        path = here / "audit.db"
+        written(path, trail)
+        with reading(path) as store:
+            verified = verify(store)
+            assert (verified.first, verified.last, verified.count) == (1, len(trail), len(trail))
+            pinned = verify(store, pin=Pin(verified.hash, verified.last or None))
+            assert pinned.is_pinned
+
+
+@FEW
+@given(trails())
+def test_canonical_form_of_the_database_is_the_one_that_was_hashed(trail: list[Link]) -> None:
+    with folder() as here:
+        path = here / "audit.db"
+        written(path, trail)
+        with closing(sqlite3.connect(path)) as connection:
+            stored = connection.execute(f"{CANONICAL} ORDER BY r.id").fetchall()
+            known = dict(connection.execute("SELECT text, id FROM word"))
+    previous = GENESIS
+    for number, (link, row) in enumerate(zip(trail, stored, strict=True), 1):
+        previous_of_this = previous
+        previous, _ = link.linked(number, previous, {None: None, **known})
+        assert (row[0], row[1]) == (number, previous)
+        assert sha256(previous_of_this + row[2]).digest() == previous
+
+
+# --- the database, changed -----------------------------------------------------------------------
+
+COLUMNS: dict[str, Any] = {
+    "hash": "randomblob(32)",
+    "timestamp_us": "timestamp_us + 1",
+    "result_status": "result_status % 7 + 1",
+    "result_data": "ifnull(result_data, '') || 'x'",
+    "result_error": "CASE WHEN result_error IS NULL THEN '' ELSE NULL END",
+    "operation": "operation % 3 + 1",
+    "session": "(SELECT id FROM word WHERE id <> session LIMIT 1)",
+    "action_type": "(SELECT id FROM word WHERE id <> action_type LIMIT 1)",
+    "action_target": "action_target || char(0)",
+    "action_params": "'{}' || action_params",
+    "action_desc": "CASE WHEN action_desc IS NULL THEN '' ELSE NULL END",
+    "risk_level": "risk_level % 4 + 1",
+    "approval": "approval % 3 + 1",
+    "matched_rule": "(SELECT id FROM word WHERE id <> matched_rule LIMIT 1)",
+    "human_decision": "(SELECT id FROM word WHERE id IS NOT human_decision LIMIT 1)",
+    "agent": "(SELECT id FROM word WHERE id IS NOT agent LIMIT 1)",
+    "parent_agent": "(SELECT id FROM word WHERE id IS NOT parent_agent LIMIT 1)",
+    "chain": "(SELECT id FROM word WHERE id IS NOT chain LIMIT 1)",
+    "chain_depth": "CASE chain_depth WHEN 5 THEN 6 ELSE 5 END",
+    "policy_version": "CASE policy_version WHEN 5 THEN 6 ELSE 5 END",
+    "key_name": "(SELECT id FROM word WHERE id IS NOT key_name LIMIT 1)",
+    "worker": "CASE WHEN worker IS NULL THEN 1 ELSE NULL END",
+}
+OF_OUTCOMES = ["hash", "timestamp_us", "result_status", "result_data", "result_error"]
+
+
+@FEW
+@given(trails(least=1), st.data())
+def test_changed_column_is_found_at_its_link(trail: list[Link], data: st.DataObject) -> None:
+    number = data.draw(st.integers(1, len(trail)))
+    is_record = isinstance(trail[number - 1], AuditRecord)
+    column = data.draw(st.sampled_from(list(COLUMNS) if is_record else OF_OUTCOMES))
+    with folder() as here:
+        path = here / "audit.db"
+        written(path, trail)
+        forge(
+            path,
+            "INSERT INTO word (text) VALUES ('another one'), ('and one more')",
+            f"UPDATE record SET {column} = {COLUMNS[column]} WHERE id = {number}",
+        )
+        assert fault(path) == number
+
+
+@FEW
+@given(trails(least=1), st.data())
+def test_changed_word_is_found_at_the_first_link_that_has_it(
+    trail: list[Link], data: st.DataObject
+) -> None:
+    used = sorted({word for link in trail for word in link.words() if word is not None})
+    word = data.draw(st.sampled_from(used))
+    first = next(number for number, link in enumerate(trail, 1) if word in link.words())
+    with folder() as here:
+        path = here / "audit.db"
+        written(path, trail)
+        forge(path, ("UPDATE word SET text = 'a new text' WHERE text = ?", (word,)))
+        assert fault(path) == first
+
+
+@FEW
+@given(trails(least=1), st.data())
+def test_removed_word_is_found_at_the_first_link_that_has_it(
+    trail: list[Link], data: st.DataObject
+) -> None:
+    used = sorted({word for link in trail for word in link.words() if word is not None})
+    word = data.draw(st.sampled_from(used))
+    first = next(number for number, link in enumerate(trail, 1) if word in link.words())
+    with folder() as here:
+        path = here / "audit.db"
+        written(path, trail)
+        forge(path, ("DELETE FROM word WHERE text = ?", (word,)))
+        assert fault(path) == first
+
+
+@FEW
+@given(trails(least=2), st.data())
+def test_removed_link_is_missing(trail: list[Link], data: st.DataObject) -> None:
+    number = data.draw(st.integers(1, len(trail) - 1))
+    with folder() as here:
+        path = here / "audit.db"
+        written(path, trail)
+        forge(path, f"DELETE FROM record WHERE id = {number}")
+        assert fault(path) == number
+
+
+@FEW
+@given(trails(least=2), st.data())
+def test_removed_link_is_found_where_the_rest_moved_up(
+    trail: list[Link], data: st.DataObject
+) -> None:
+    number = data.draw(st.integers(1, len(trail) - 1))
+    with folder() as here:
+        path = here / "audit.db"
+        written(path, trail)
+        forge(
+            path,
+            f"DELETE FROM record WHERE id = {number}",
+            f"UPDATE record SET id = -id WHERE id > {number}",
+            "UPDATE record SET id = -id - 1 WHERE id < 0",
+        )
+        assert fault(path) == number
+
+
+@FEW
+@given(trails(least=1), st.data())
+def test_inserted_link_is_found_where_it_stands(trail: list[Link], data: st.DataObject) -> None:
+    copied = data.draw(st.integers(1, len(trail)))
+    number = data.draw(st.integers(1, len(trail)))
+    with folder() as here:
+        path = here / "audit.db"
+        written(path, trail)
+        forge(
+            path,
+            "DROP INDEX outcome",
+            "CREATE TEMP TABLE copied AS SELECT * FROM record WHERE id = " + str(copied),
+            f"UPDATE record SET id = -id WHERE id >= {number}",
+            "UPDATE record SET id = -id + 1 WHERE id < 0",
+            f"UPDATE copied SET id = {number}",
+            "INSERT INTO record SELECT * FROM copied",
+        )
+        # A copy of the very link that stood there is only found by the one that stands there twice.
+        assert fault(path) in ({number, number + 1} if copied == number else {number})
+
+
+@FEW
+@given(trails(least=2), st.data())
+def test_swapped_links_are_found_at_the_first_of_them(
+    trail: list[Link], data: st.DataObject
+) -> None:
+    one, other = sorted(data.draw(st.sets(st.integers(1, len(trail)), min_size=2, max_size=2)))
+    with folder() as here:
+        path = here / "audit.db"
+        written(path, trail)
+        forge(
+            path,
+            f"UPDATE record SET id = -1 WHERE id = {one}",
+            f"UPDATE record SET id = {one} WHERE id = {other}",
+            f"UPDATE record SET id = {other} WHERE id = -1",
+        )
+        assert fault(path) == one
+
+
+@FEW
+@given(trails(least=1), st.data(), st.booleans())
+def test_cut_tail_is_found_against_a_pinned_head(
+    trail: list[Link], data: st.DataObject, knows_number: bool
+) -> None:
+    left = data.draw(st.integers(0, len(trail) - 1))
+    with folder() as here:
+        path = here / "audit.db"
+        written(path, trail)
+        with reading(path) as store:
+            head = verify(store)
+        pin = Pin(head.hash, head.last if knows_number else None)
+        assert fault(path, pin) is None
+        forge(path, f"DELETE FROM record WHERE id > {left}")
+        assert fault(path) is None
+        assert fault(path, pin) == left + 1
+
+
+@FEW
+@given(trails(least=1), st.data(), st.booleans())
+def test_chain_that_was_made_anew_is_found_against_a_pinned_head(
+    trail: list[Link], data: st.DataObject, knows_number: bool
+) -> None:
+    number = data.draw(st.integers(1, len(trail)))
+    with folder() as here:
+        written(here / "audit.db", trail)
+        with reading(here / "audit.db") as store:
+            head = verify(store)
+        forged = list(trail)
+        link = forged[number - 1]
+        forged[number - 1] = replace(link, timestamp_us=link.timestamp_us + 1)
+        written(here / "forged.db", forged)
+        pin = Pin(head.hash, head.last if knows_number else None)
+        assert fault(here / "forged.db") is None
+        found = fault(here / "forged.db", pin)
+        assert found == (len(trail) if knows_number else len(trail) + 1)
+
+
+@FEW
+@given(trails(least=1), st.data())
+def test_flipped_bit_of_the_file_is_found_or_changes_nothing_that_is_said(
+    trail: list[Link], data: st.DataObject
+) -> None:
+    with folder() as here:
+        path = here / "audit.db"
+        written(path, trail)
+        chain, before = exported(path), rows(path)
+        content = bytearray(path.read_bytes())
+        at = data.draw(st.integers(0, len(content) - 1))
+        content[at] ^= 1 << data.draw(st.integers(0, 7))
+        path.write_bytes(content)
+        with suppress(AegisError), reading(path) as store:
+            verified = verify(store)
+            # Free space, or what nothing that is said depends on.
+            assert verified.count == len(trail)
+            assert b"".join(exported_links(store)) == chain
+            assert rows(path) == before
+            for word in {row["session_id"] for row in before}:
+                wanted = AuditFilter(session_id=word)
+                assert rows(path, wanted) == [row for row in before if row["session_id"] == word]
+
+
+@pytest.mark.parametrize("what", ["one large target", "session of all", "a rule of one"])
+def test_every_byte_of_a_record_or_word_counts(tmp_path: Path, what: str) -> None:
+    path = tmp_path / "audit.db"
+    trail = [replace(RECORD, action_target=f"target {number}") for number in range(3)]
+    trail[0] = replace(RECORD, action_target="one large target")
+    trail[1] = replace(trail[1], matched_rule="a rule of one")
+    written(path, [replace(record, session_id="session of all") for record in trail])
+    content = path.read_bytes()
+    places = [match.start() for match in re.finditer(what.encode(), content)]
+    assert places
+    for at in [place + offset for place in places for offset in range(len(what))]:
+        changed = bytearray(content)
+        changed[at] ^= 1 << at % 8
+        path.write_bytes(changed)
+        with pytest.raises(AegisError), reading(path) as store:
+            verify(store)
+
+
+RECORD = AuditRecord(
+    timestamp_us=1,
+    session_id="s",
+    action_type="read",
+    action_target="t",
+    action_params="{}",
+    action_desc=None,
+    risk_level=RiskLevel.LOW,
+    approval=Approval.AUTO,
+    matched_rule="reads",
+    human_decision=None,
+    result_status=ResultStatus.SUCCESS,
+    result_data=None,
+    result_error=None,
+    agent_id=None,
+    parent_agent_id=None,
+    chain_id=None,
+    chain_depth=0,
+    policy_version=1,
+)
+
+
+# --- the chain as text ---------------------------------------------------------------------------
+
+
+def is_whole(text: bytes) -> bool:
+    """What docs/audit-format.md gives to others: they need nothing of ours."""
+    head, *links = text.split(b"\n")[:-1]
+    previous = bytes.fromhex(head.split()[3].decode())
+    for link in links:
+        hashed, _, canonical = link.partition(b" ")
+        previous = sha256(previous + canonical).digest()
+        if previous.hex().encode() != hashed:
+            return False
+    return True
+
+
+@FEW
+@given(trails())
+def test_exported_chain_can_be_verified_by_anybody(trail: list[Link]) -> None:
+    with folder() as here:
+        written(here / "audit.db", trail)
+        text = exported(here / "audit.db")
+    assert text.startswith(b"aegis-audit-chain 1 0 " + b"0" * 64 + b"\n")
+    assert text.count(b"\n") == len(trail) + 1
+    assert is_whole(text)
+    assert verify_export(text.splitlines(keepends=True)).count == len(trail)
+
+
+@settings(FEW, max_examples=FEW.max_examples // 3)
+@given(trails(least=1, most=3), st.data())
+def test_every_byte_of_an_exported_chain_counts(trail: list[Link], data: st.DataObject) -> None:
+    with folder() as here:
+        written(here / "audit.db", trail)
+        text = exported(here / "audit.db")
+    mask = data.draw(st.integers(1, 255))
+    unnoticed = []
+    for at in range(len(text)):
+        changed = bytearray(text)
+        changed[at] ^= mask
+        with suppress(AegisError):
+            verify_export(bytes(changed).splitlines(keepends=True))
+            unnoticed.append(at)
+    assert unnoticed == []
+
+
+@FEW
+@given(trails(least=1), st.data())
+def test_changed_line_of_an_exported_chain_is_named(trail: list[Link], data: st.DataObject) -> None:
+    number = data.draw(st.integers(1, len(trail)))
+    with folder() as here:
+        written(here / "audit.db", trail)
+        lines = exported(here / "audit.db").splitlines(keepends=True)
+    line = bytearray(lines[number])
+    line[data.draw(st.integers(0, len(line) - 2))] ^= 1
+    lines[number] = bytes(line)
+    with pytest.raises(InvalidTrail) as refused:
+        verify_export(lines)
+    assert refused.value.number == number
+
+
+# --- archives ------------------------------------------------------------------------------------
+
+
+@FEW
+@given(trails(most=12), st.lists(times, max_size=4))
+def test_archives_and_the_rest_verify_and_hold_the_chain_together(
+    trail: list[Link], moments: list[int]
+) -> None:
+    with folder() as here:
+        path = here / "audit.db"
+        written(path, trail)
+        whole = exported(path).split(b"\n")[1:]
+        store = Store(path)
+        try:
+            done = [
+                archive(store, moment, here / f"{place}.db") for place, moment in enumerate(moments)
+            ]
+        finally:
+            store.close()
+        made = [here / f"{place}.db" for place, part in enumerate(done) if part.last >= part.first]
+        parts = [exported(part).split(b"\n") for part in (*made, path)]
+        previous = GENESIS
+        for file in (*made, path):
+            assert fault(file) is None
+            with reading(file) as store:
+                head = next(iter(exported_links(store))).split()
+                assert head[3].decode() == previous.hex()
+                previous = verify(store).hash
+    links = [line for part in parts for line in part[1:] if line]
+    assert links == whole[:-1]
+    for part in done:
+        # No action is torn from its outcome, and what had not ended stays.
+        for number, link in enumerate(trail, 1):
+            if isinstance(link, Outcome):
+                assert (number <= part.last) == (link.record <= part.last)
+
+
+@FEW
+@given(trails(least=1, most=12), times)
+def test_records_of_an_archive_and_the_rest_are_all_records(trail: list[Link], moment: int) -> None:
+    with folder() as here:
+        path = here / "audit.db"
+        written(path, trail)
+        before = rows(path)
+        store = Store(path)
+        try:
+            done = archive(store, moment, here / "old.db")
+        finally:
+            store.close()
+        old = rows(here / "old.db") if done.last >= done.first else []
+        assert old + rows(path) == before
+
+
+@FEW
+@given(trails(most=12), times)
+def test_chain_goes_on_after_an_archive(trail: list[Link], moment: int) -> None:
+    with folder() as here:
+        path = here / "audit.db"
+        written(path, trail)
+        store = Store(path)
+        try:
+            archive(store, moment, here / "old.db")
+        finally:
+            store.close()
+        before = exported(path)
+        written(path, [RECORD])
+        assert exported(path).startswith(before)
+        assert rows(path)[-1]["action_target"] == RECORD.action_target
+        assert fault(path) is None

@@ -1,0 +1,209 @@
+"""What may happen between two moments of the audit: nothing is hidden, counted twice or kept for ever."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import replace
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import apsw
+import pytest
+
+from aegis.audit import (
+    AuditFilter,
+    AuditLog,
+    Claim,
+    Claimed,
+    Committed,
+    Outcome,
+    ResultStatus,
+    now_us,
+    reading,
+)
+from aegis.audit.archive import archive
+from aegis.audit.postings import SEGMENT, sealed_to
+from aegis.audit.requests import KEPT_S
+from aegis.audit.verify import Pin, exported_links, verify
+from aegis.errors import AuditUnavailable, InvalidTrail, StoreError
+from aegis.store import Connection, Store
+from tests.unit.test_audit import Log, found, opened, record, targets, until
+
+CLAIM = Claim("caller", "key", sha256(b"body").digest())
+
+
+def once(then: Callable[[], object], before: Any) -> Any:
+    """`before`, with something that happens just ahead of its first call."""
+    left = [then]
+
+    def called(*arguments: Any, **named: Any) -> Any:
+        if left:
+            left.pop()()
+        return before(*arguments, **named)
+
+    return called
+
+
+def begun(target: object, log: AuditLog) -> Any:
+    return record(target, result_status=ResultStatus.STARTED, worker=log.worker)
+
+
+# --- pages ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "wanted", [AuditFilter(agent_id="a"), AuditFilter(agent_id="a", limit=9_999)]
+)
+def test_segments_that_are_indexed_while_a_page_is_read_hide_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wanted: AuditFilter
+) -> None:
+    path = tmp_path / "audit.db"
+    count = 3 * SEGMENT
+    other = Store(path)
+    assert other.hold(1 << 40)  # so that nobody indexes
+
+    with opened(path) as (log, store):
+
+        def index() -> None:
+            other.close()
+
+            async def more() -> None:
+                await log.append([record() for _ in range(SEGMENT)])
+                await until(is_indexed)
+
+            asyncio.run(more())
+
+        def is_indexed() -> bool:
+            with store.reading() as connection:
+                return sealed_to(connection) >= 2 * SEGMENT
+
+        asyncio.run(log.append([record(n, agent_id="a") for n in range(count)]))
+        monkeypatch.setattr(reading, "sealed_to", once(index, sealed_to))
+        rows = [row for page in log.reader.read(wanted) for row in page]
+    assert [row["action_target"] for row in rows] == [
+        str(n) for n in range(max(0, count - (wanted.limit or count)), count)
+    ]
+
+
+def test_outcome_that_comes_while_a_page_is_read_hides_no_other_from_a_follower(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with opened(tmp_path / "audit.db") as (log, _):
+        asyncio.run(log.append([begun(n, log) for n in range(1, 8)]))
+
+        def end_the_first() -> None:
+            asyncio.run(log.append([Outcome(9, 1, ResultStatus.SUCCESS, None, None)]))
+
+        def follow() -> list[int]:
+            seen, seq = [], 0
+            while page := next(log.reader.read(AuditFilter(since_seq=seq, limit=3)), None):
+                seen += [row["id"] for row in page]
+                seq = page[-1]["seq"]
+            return seen
+
+        page = reading._page  # noqa: SLF001 - the moment in between has no door
+        monkeypatch.setattr(reading, "_page", once(end_the_first, page))
+        assert set(follow()) == set(range(1, 8))
+
+
+def test_reading_sees_one_moment(tmp_path: Path) -> None:
+    def counted(connection: Connection) -> Any:
+        return connection.execute("SELECT count(*) FROM record").get
+
+    with opened(tmp_path / "audit.db") as (log, store):
+        asyncio.run(log.append([record()]))
+        with store.reading() as connection:
+            assert counted(connection) == 1
+            asyncio.run(log.append([record()]))
+            assert counted(connection) == 1
+        with store.reading() as connection:
+            assert counted(connection) == 2
+
+
+# --- requests ------------------------------------------------------------------------------------
+
+
+def test_request_whose_beginning_was_refused_may_be_made_again(tmp_path: Path) -> None:
+    path = tmp_path / "audit.db"
+
+    async def scenario(log: Log) -> tuple[Committed | Claimed, list[str]]:
+        with closing(apsw.Connection(str(path))) as other:
+            other.execute("BEGIN IMMEDIATE")
+            # Its commit has begun, and waits for the other program, when its caller gives up.
+            with pytest.raises(AuditUnavailable, match="not committed within"):
+                await log.append([begun("late", log)], claim=CLAIM)
+            other.execute("ROLLBACK")
+        await until(lambda: log.queued == 0)
+        again = await log.append([begun("again", log)], claim=CLAIM)
+        return again, [row["result_status"] for row in await found(log)]
+
+    with opened(path, timeout_s=0.1) as (log, _):
+        again, statuses = asyncio.run(scenario(log))
+    assert isinstance(again, Committed)
+    assert statuses in (["skipped", "started"], ["started"])
+
+
+def test_records_that_a_key_may_ask_for_are_not_archived(tmp_path: Path) -> None:
+    with opened(tmp_path / "audit.db") as (log, store):
+
+        async def fill() -> None:
+            await log.append([record("old"), record("older")])
+            await log.append([record("asked for"), record("too")], claim=CLAIM, is_last=True)
+            await log.append([record("new")])
+
+        asyncio.run(fill())
+        assert archive(store, now_us(), tmp_path / "old.db").last == 2
+        with store.transaction() as connection:
+            connection.execute(
+                "UPDATE request SET created_us = created_us - ?", (KEPT_S * 1_000_000,)
+            )
+        assert archive(store, now_us(), tmp_path / "new.db").last == 5
+        assert asyncio.run(targets(log)) == []
+
+
+# --- pins ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("knows_number", [True, False])
+def test_pin_from_before_the_first_link_to_look_at_is_found(
+    tmp_path: Path, knows_number: bool
+) -> None:
+    with opened(tmp_path / "audit.db") as (log, store):
+        asyncio.run(log.append([record(n) for n in range(3)]))
+        head = log.reader.read_head()
+        asyncio.run(log.append([record(n) for n in range(5)]))
+        pinned = bytes.fromhex(head["hash"])
+        pin = Pin(pinned, head["id"] if knows_number else None)
+        assert verify(store, pin=pin, since=6).is_pinned
+        wrong = replace(pin, hash=sha256(pinned).digest())
+        with pytest.raises(InvalidTrail) as refused:
+            verify(store, pin=wrong, since=6)
+        assert refused.value.number == (3 if knows_number else 9)
+
+
+def test_pin_that_was_archived_is_not_called_missing(tmp_path: Path) -> None:
+    with opened(tmp_path / "audit.db") as (log, store):
+        asyncio.run(log.append([record(n) for n in range(3)]))
+        head = log.reader.read_head()
+        asyncio.run(log.append([record(n) for n in range(5)]))
+        archive(store, now_us(), tmp_path / "old.db")
+        pin = Pin(bytes.fromhex(head["hash"]), head["id"])
+        with pytest.raises(StoreError, match="link 3 was archived"):
+            verify(store, pin=pin)
+        old = Store(tmp_path / "old.db", read_only=True)
+        assert verify(old, pin=pin).is_pinned
+        old.close()
+
+
+def test_verification_and_export_take_large_records_a_few_at_a_time(tmp_path: Path) -> None:
+    with opened(tmp_path / "audit.db") as (log, store):
+        large = "x" * 2_000_000
+        asyncio.run(log.append([record(n, action_params=large) for n in range(12)]))
+        seen: list[int] = []
+        assert verify(store, tick=seen.append).count == 12
+        assert len(seen) > 2
+        assert seen[-1] == 12
+        assert sum(1 for _ in exported_links(store)) == 13
