@@ -46,7 +46,7 @@ def _place(command: Callable[..., None]) -> Callable[..., None]:
 
 @click.group()
 def policy() -> None:
-    """Look at the versions of a policy, or go back."""
+    """List, show, compare and restore versions."""
 
 
 @policy.command("list")
@@ -104,9 +104,9 @@ def show(version: int | None, form: str, url: str | None, database: str) -> None
 @click.argument("new", type=click.IntRange(1), required=False)
 @_place
 def diff(old: int, new: int | None, url: str | None, database: str) -> None:
-    """Compare the text of two versions.
+    """Compare the texts of two versions.
 
-    Without NEW, OLD is compared with the policy in force.
+    These are OLD and NEW, or OLD and the policy in force.
     """
     with _versions(url, database) as versions:
         texts = [

@@ -183,9 +183,9 @@ def test_signed_head_is_checked_against_the_public_key(folder: Path) -> None:
     (folder / "head.json").write_text(json.dumps(head))
     (folder / "forged.json").write_text(json.dumps(head | {"count": 4}))
     checked = {}
-    for pin, key in (("head", "ours"), ("head", "other"), ("forged", "ours")):
-        options = ("--head", f"{pin}.json", "--public-key", f"{key}.pub")
-        checked[pin, key] = audit(folder, "verify", DATABASE, *options).code
+    for pin, whose in (("head", "ours"), ("head", "other"), ("forged", "ours")):
+        options = ("--head", f"{pin}.json", "--public-key", f"{whose}.pub")
+        checked[pin, whose] = audit(folder, "verify", DATABASE, *options).code
     assert checked == {("head", "ours"): 0, ("head", "other"): 1, ("forged", "ours"): 1}
 
 
