@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from array import array
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -44,6 +45,7 @@ _MOST_POSTINGS_AT_ONCE = 512
 _INDEXER = 1 << 40
 """The number that the process holds which makes the index for all."""
 _BEHIND = SEGMENT // 2
+_BOUND_AGAIN_S = 60.0  # trying holds up the writers for up to a second
 
 _ROWS = f"""
 SELECT r.id & {SEGMENT - 1}, r.session, r.action_type, r.matched_rule, r.agent, r.risk_level,
@@ -109,6 +111,7 @@ class Indexer:
         self._awake = threading.Event()
         self._is_closing = False
         self._is_ours = False
+        self._bound_from = 0.0
         self._thread = threading.Thread(target=self._run, name="aegis-audit-index", daemon=True)
         self._thread.start()
 
@@ -134,8 +137,19 @@ class Indexer:
                     pass
             except StoreError as error:
                 _log.warning("the audit's index is not up to date: %s", error)
+            self._bound_log()
             # What could not be sealed now, or is another process's to do: look again, but not soon.
             self._sealed_to = max(self._sealed_to, self._newest - SEGMENT)
+
+    def _bound_log(self) -> None:
+        """See that the write-ahead log does not grow for ever; it is looked at now and then."""
+        if not self._is_ours or self._is_closing or time.monotonic() < self._bound_from:
+            return
+        try:
+            self._store.bound_log()
+        except StoreError as error:
+            self._bound_from = time.monotonic() + _BOUND_AGAIN_S
+            _log.warning("somebody reads for so long that the write-ahead log grows: %s", error)
 
     def _seal_next(self) -> bool:
         if self._is_closing:

@@ -264,6 +264,25 @@ def test_readers_of_many_threads_get_whole_answers(store: Store) -> None:
             assert len(found) == 50
 
 
+def test_log_that_has_grown_large_begins_anew_once_nobody_reads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("aegis.store.LARGEST_LOG_BYTES", 10_000)
+    monkeypatch.setattr("aegis.store.BUSY_TIMEOUT_MS", 20)
+    log = tmp_path / "audit.db-wal"
+    with opened(tmp_path / "audit.db") as store:
+        with store.reading() as reader, reader:
+            reader.execute("SELECT count(*) FROM word").fetchall()
+            for number in range(10):
+                add_word(store, f"{number}")
+            with pytest.raises(StoreError):
+                store.bound_log()
+            assert log.stat().st_size > 10_000
+        store.bound_log()
+        assert log.stat().st_size == 0
+        assert len(words(store)) == 10
+
+
 # --- two stores over one file --------------------------------------------------------------------
 
 
