@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import os
 import threading
 from collections.abc import Sequence
@@ -265,12 +266,17 @@ class AuditLog:
     # --- the writer's thread -----------------------------------------------------------------------
 
     def _write(self) -> None:
-        while (first := self._queue.get()) is not None:
+        while (first := self._next()) is not None:
             self._gather()
             batch = [first]
             if not self._commit_with_retries(batch):
                 return
             self._expected = sum(len(job.links) for job in batch) * 3 // 4
+
+    def _next(self) -> _Job | None:
+        while (job := self._queue.get()) is None and not self._queue.empty():
+            self._queue.put(None)  # what came after the end is stored as well
+        return job
 
     def _gather(self) -> None:
         """Let those come who came to the last commit too: one for many costs less than one each."""
@@ -285,26 +291,23 @@ class AuditLog:
                 self._gathered.acquire()  # it was released just now
             self._is_gathering = False
 
-    def _commit_with_retries(self, batch: list[_Job]) -> bool:
+    def _commit_with_retries(self, batch: list[_Job], *, is_alone: bool = False) -> bool:
         pause = _RETRY_FIRST_S
         while True:
             try:
-                self._commit(batch)
+                self._commit(batch, is_alone=is_alone)
             except StoreError as error:
                 if error.is_permanent:
-                    self._isolate(batch, error)
-                    return True
+                    return self._isolate(batch, error)
                 if self.failure is None:
                     _log.error("%s; records wait in memory and are tried again", error)
                 self.failure = str(error)
                 if self._closing.wait(pause) and pause >= _RETRY_LAST_S:
-                    self._say_lost(batch, error)
-                    self._settle(batch, AuditUnavailable(str(error)))
+                    self._give_up(batch, error)
                     return False
                 pause = min(2 * pause, _RETRY_LAST_S)
             except Exception as error:  # noqa: BLE001 - the thread must live: one bad record is left out
-                self._isolate(batch, error)
-                return True
+                return self._isolate(batch, error)
             else:
                 if self.failure is not None:
                     _log.warning("audit records are stored again")
@@ -313,12 +316,13 @@ class AuditLog:
                 self._indexer.look(self._chain.number)
                 return True
 
-    def _commit(self, batch: list[_Job]) -> None:
+    def _commit(self, batch: list[_Job], *, is_alone: bool) -> None:
         if self.failure is not None and not self._store.is_in_place():
             raise StoreError("the database was replaced or removed; restart the server")
         try:
             with self._store.turn() as connection:
-                self._collect(batch)
+                if not is_alone:
+                    self._collect(batch, MOST_LINKS_A_COMMIT)
                 self._recognise(connection)
                 jobs = self._begin(batch)
                 if jobs:
@@ -331,17 +335,20 @@ class AuditLog:
         self._attempt = None
         self._end(batch, is_stored=True)
 
-    def _collect(self, batch: list[_Job]) -> None:
+    def _collect(self, batch: list[_Job], most_links: float) -> None:
         """Take who came while the turn was waited for."""
         links = sum(len(job.links) for job in batch)
-        while links < MOST_LINKS_A_COMMIT:
+        while links < most_links:
             try:
                 job = self._queue.get_nowait()
             except Empty:
                 break
             if job is None:
+                is_end = self._queue.empty()
                 self._queue.put(None)
-                break
+                if is_end:
+                    break
+                continue
             batch.append(job)
             links += len(job.links)
 
@@ -426,7 +433,8 @@ class AuditLog:
                     finish(connection, request)
         return results, appended
 
-    def _say_lost(self, batch: list[_Job], error: StoreError) -> None:
+    def _give_up(self, batch: list[_Job], error: StoreError) -> None:
+        self._collect(batch, math.inf)
         lost = sum(len(job.links) for job in batch if job.state is not _State.WITHDRAWN)
         if lost:
             _log.critical(
@@ -434,14 +442,15 @@ class AuditLog:
                 lost,
                 error,
             )
+        self._settle(batch, AuditUnavailable(str(error)))
 
-    def _isolate(self, batch: list[_Job], error: Exception) -> None:
+    def _isolate(self, batch: list[_Job], error: Exception) -> bool:
         if len(batch) > 1:
-            for job in batch:
-                self._commit_with_retries([job])
-            return
+            went_on = [self._commit_with_retries([job], is_alone=True) for job in batch]
+            return all(went_on)  # asked for only now: each must be settled
         _log.critical("an audit record cannot be stored at all: %r", error)
         self._settle(batch, AuditUnavailable("the audit record cannot be stored"))
+        return True
 
     def _settle(self, batch: list[_Job], error: AuditUnavailable | None) -> None:
         told: dict[asyncio.AbstractEventLoop, list[_Job]] = {}

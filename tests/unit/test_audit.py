@@ -11,7 +11,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 
@@ -285,6 +285,21 @@ def test_record_that_cannot_be_stored_does_not_keep_others_from_it() -> None:
     assert stored == ["a", "b", "c"]
 
 
+def test_record_that_cannot_be_stored_does_not_change_the_order_of_the_others() -> None:
+    async def scenario(log: Log, store: Store) -> list[str]:
+        with store.turn():
+            bad = asyncio.ensure_future(log.append([record("half a pair: \ud800")]))
+            good = [asyncio.ensure_future(log.append([record(n)])) for n in range(2_500)]
+            await until(lambda: log.queued == 2_501)
+        await asyncio.gather(*good)
+        with pytest.raises(AuditUnavailable):
+            await bad
+        return await targets(log)
+
+    with opened() as (log, store):
+        assert asyncio.run(scenario(log, store)) == [str(number) for number in range(2_500)]
+
+
 # --- waiting -------------------------------------------------------------------------------------
 
 
@@ -358,6 +373,30 @@ def test_closing_stores_what_waits(tmp_path: Path) -> None:
         asyncio.run(scenario(log, store))
     with opened(path) as (log, _):
         assert asyncio.run(targets(log)) == [str(number) for number in range(2_000)]
+
+
+def test_closed_log_gives_up_on_all_that_it_cannot_store(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scenario(log: Log, store: Store) -> None:
+        monkeypatch.setattr(store, "turn", broken)
+        first = asyncio.ensure_future(log.append([record(0)], must_stay=True))
+        await until(lambda: log.failure is not None)
+        others = [asyncio.ensure_future(log.append([record(n)], must_stay=True)) for n in (1, 2)]
+        await until(lambda: log.queued == 3)
+        await asyncio.to_thread(log.close)
+        for append in (first, *others):
+            with pytest.raises(AuditUnavailable):
+                await append
+        assert log.queued == 0
+
+    def broken() -> NoReturn:
+        raise StoreError("no space left")
+
+    with opened() as (log, store):
+        asyncio.run(scenario(log, store))
+        monkeypatch.undo()
+    assert "3 audit records are lost" in caplog.text
 
 
 def test_closed_log_says_that_it_is() -> None:
