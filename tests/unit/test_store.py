@@ -14,7 +14,8 @@ import pytest
 from aegis.audit import AuditLog
 from aegis.audit.verify import verify
 from aegis.errors import StoreError
-from aegis.store import APPLICATION_ID, MIGRATIONS, Store
+from aegis.schema import APPLICATION_ID, MIGRATIONS
+from aegis.store import Store
 from aegis.versions import PolicyHistory, PolicyVersion
 
 
