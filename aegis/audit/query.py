@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime, timedelta
+from enum import StrEnum
 from typing import Any
 from urllib.parse import parse_qsl
 
@@ -13,7 +14,14 @@ from aegis.audit.records import Operation, ResultStatus
 from aegis.errors import InvalidQuery, did_you_mean, shown
 from aegis_core import RiskLevel
 
-__all__ = ["AUDIT_PARAMETERS", "LARGEST_ID", "LARGEST_LIMIT", "filter_of", "read_filter"]
+__all__ = [
+    "AUDIT_PARAMETERS",
+    "LARGEST_ID",
+    "LARGEST_LIMIT",
+    "filter_of",
+    "pairs_of",
+    "read_filter",
+]
 
 LARGEST_LIMIT = 1_000_000_000
 LARGEST_ID = 2**63 - 1
@@ -33,15 +41,23 @@ def read_filter(query: str) -> AuditFilter:
     Raises:
         InvalidQuery: A parameter is unknown, repeated, or has an impossible value.
     """
+    return filter_of(pairs_of(query))
+
+
+def pairs_of(query: str) -> list[tuple[str, str]]:
+    """The names and values of a query string.
+
+    Raises:
+        InvalidQuery: It cannot be read.
+    """
     try:
         if not query.isascii():
             raise ValueError
-        pairs = parse_qsl(query, keep_blank_values=True, errors="strict", max_num_fields=64)
+        return parse_qsl(query, keep_blank_values=True, errors="strict", max_num_fields=64)
     except ValueError:
         raise InvalidQuery(
             "the query string is not UTF-8 in percent encoding, or has over 64 parameters"
         ) from None
-    return filter_of(pairs)
 
 
 def filter_of(pairs: Iterable[tuple[str, str]]) -> AuditFilter:
@@ -76,20 +92,16 @@ def _risk_level(name: str, value: str) -> RiskLevel:
         raise InvalidQuery(f"`{name}` {shown(value)} does not exist; use one of {levels}") from None
 
 
-def _status(name: str, value: str) -> ResultStatus:
-    try:
-        return ResultStatus(value)
-    except ValueError:
-        known = ", ".join(ResultStatus)
-        raise InvalidQuery(f"`{name}` {shown(value)} does not exist; use one of {known}") from None
+def _one_of(kind: type[StrEnum]) -> Callable[[str, str], StrEnum]:
+    def read(name: str, value: str) -> StrEnum:
+        try:
+            return kind(value)
+        except ValueError:
+            known = ", ".join(kind)
+            said = f"`{name}` {shown(value)} does not exist; use one of {known}"
+            raise InvalidQuery(said) from None
 
-
-def _operation(name: str, value: str) -> Operation:
-    try:
-        return Operation(value)
-    except ValueError:
-        known = ", ".join(Operation)
-        raise InvalidQuery(f"`{name}` {shown(value)} does not exist; use one of {known}") from None
+    return read
 
 
 def _number(largest: int) -> Callable[[str, str], int]:
@@ -120,10 +132,10 @@ AUDIT_PARAMETERS: dict[str, tuple[str, Callable[[str, str], Any]]] = {
     "session_id": ("session_id", _text),
     "action_type": ("action_type", _text),
     "risk_level": ("risk_level", _risk_level),
-    "result_status": ("result_status", _status),
+    "result_status": ("result_status", _one_of(ResultStatus)),
     "agent_id": ("agent_id", _text),
     "matched_rule": ("matched_rule", _text),
-    "operation": ("operation", _operation),
+    "operation": ("operation", _one_of(Operation)),
     "since": ("since_us", _time),
     "until": ("until_us", _time),
     "after": ("after", _number(LARGEST_ID)),

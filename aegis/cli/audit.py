@@ -22,7 +22,7 @@ from aegis.audit.query import AUDIT_PARAMETERS, filter_of
 from aegis.audit.signing import is_signed_by
 from aegis.audit.verify import Pin, exported_links, is_database, verify_export
 from aegis.audit.verify import verify as verify_trail
-from aegis.cli.terminal import FORMAT, echo_json, paint
+from aegis.cli.terminal import FORMAT, database_option, echo_json, paint
 from aegis.errors import ConfigError, InvalidQuery, InvalidTrail, StoreError, shown
 from aegis.store import Store
 
@@ -32,16 +32,7 @@ _LOOK_AGAIN_S = 0.2
 _SHOWN = 20
 _COLORS = {"success": "green", "failed": "red", "blocked": "yellow", "interrupted": "red"}
 
-_DATABASE = click.option(
-    "--audit-db",
-    "database",
-    metavar="FILE",
-    default="aegis_audit.db",
-    envvar="AEGIS_AUDIT_DB",
-    show_envvar=True,
-    show_default=True,
-    help="The database.",
-)
+_DATABASE = database_option("The database.")
 
 
 def _filters(command: Callable[..., None]) -> Callable[..., None]:

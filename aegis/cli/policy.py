@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 import click
 
-from aegis.cli.terminal import FORMAT, echo_json, paint
+from aegis.cli.terminal import FORMAT, database_option, echo_json, paint
 from aegis.errors import ConfigError, RequestError, shown
 
 __all__ = ["policy"]
@@ -27,15 +27,8 @@ _URL = click.option(
     show_envvar=True,
     help="A running server, as in http://127.0.0.1:8000; AEGIS_ADMIN_KEY or AEGIS_API_KEY is its key.",
 )
-_DATABASE = click.option(
-    "--audit-db",
-    "database",
-    metavar="FILE",
-    default="aegis_audit.db",
-    envvar="AEGIS_AUDIT_DB",
-    show_envvar=True,
-    show_default=True,
-    help="Without --url: the database; its servers notice what is changed there.",
+_DATABASE = database_option(
+    "Without --url: the database; its servers notice what is changed there."
 )
 
 

@@ -1,17 +1,17 @@
-"""What commands print: colours where a person looks on, JSON, problems with their places."""
+"""What commands share: options, colours where a person looks on, JSON, problems with their places."""
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import click
 
 from aegis.errors import Problem
 
-__all__ = ["FORMAT", "echo_json", "paint", "print_problems", "wants_no_color"]
+__all__ = ["FORMAT", "database_option", "echo_json", "paint", "print_problems", "wants_no_color"]
 
 FORMAT = click.option(
     "--format",
@@ -21,6 +21,20 @@ FORMAT = click.option(
     show_default=True,
     help="How to print it.",
 )
+
+
+def database_option(said: str) -> Callable[[Any], Any]:
+    """The option that names the database."""
+    return click.option(
+        "--audit-db",
+        "database",
+        metavar="FILE",
+        default="aegis_audit.db",
+        envvar="AEGIS_AUDIT_DB",
+        show_envvar=True,
+        show_default=True,
+        help=said,
+    )
 
 
 def wants_no_color() -> bool:

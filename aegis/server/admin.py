@@ -6,9 +6,9 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
-from urllib.parse import parse_qs
 
 from aegis import codec
+from aegis.audit.query import pairs_of
 from aegis.compiled import PolicyText
 from aegis.compiler import compile_body
 from aegis.decisions import Snapshot
@@ -192,18 +192,12 @@ def _parameters(query: str) -> dict[str, str]:
     Raises:
         InvalidQuery: They cannot be read, or one of them is repeated.
     """
-    try:
-        if not query.isascii():
-            raise ValueError
-        found = parse_qs(query, keep_blank_values=True, errors="strict", max_num_fields=64)
-    except ValueError:
-        raise InvalidQuery(
-            "the query string is not UTF-8 in percent encoding, or has over 64 parameters"
-        ) from None
-    for name, values in found.items():
-        if len(values) > 1:
+    found: dict[str, str] = {}
+    for name, value in pairs_of(query):
+        if name in found:
             raise InvalidQuery(f"{shown(name)} stands twice; give it once")
-    return {name: values[0] for name, values in found.items() if values[0]}
+        found[name] = value
+    return {name: value for name, value in found.items() if value}
 
 
 def _note_of(query: str) -> str | None:
