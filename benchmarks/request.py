@@ -1,8 +1,9 @@
-"""A batch from bytes to bytes through the real handler, beside parsing its bytes alone."""
+"""Requests from bytes to bytes through the real handler: a batch, and what versions cost each one."""
 
 from __future__ import annotations
 
 import random
+import tempfile
 from collections.abc import Callable
 from time import perf_counter_ns
 from typing import Any, NoReturn
@@ -14,10 +15,12 @@ from aegis.bench import workload
 from aegis.bench.measure import figures, quiet, ratio, turns
 from aegis.compiled import compiled
 from aegis.config import Settings
-from aegis.decisions import Snapshot
+from aegis.decisions import DecisionPoint, Snapshot
 from aegis.policies import LoadedPolicy, Policy
 from aegis.server.api import Api
+from aegis.server.kernel import Handler
 from aegis.versions import PolicyVersion
+from aegis.workers import Workers
 
 ACTIONS = 1_000
 REPEATS = 3
@@ -57,10 +60,18 @@ def body(rules: int) -> bytes:
 
 def api(rules: int) -> Api:
     """The handlers over a policy, without what evaluating does not touch."""
+    snapshot = _snapshot(rules)
+    return _api(lambda: snapshot)
+
+
+def _snapshot(rules: int) -> Snapshot:
     policy = Policy(workload.policy(rules).rules)
     ready = compiled(LoadedPolicy(policy, ""))
-    snapshot = Snapshot(ready, PolicyVersion(1, ready.sha256, "file", 0))
-    return Api(Settings(), lambda: snapshot, _nobody, _nobody, _nobody, _nobody)
+    return Snapshot(ready, PolicyVersion(1, ready.sha256, "file", 0))
+
+
+def _api(snapshot: Callable[[], Snapshot]) -> Api:
+    return Api(Settings(), snapshot, _nobody, _nobody, _nobody, _nobody)
 
 
 def _nobody() -> NoReturn:
@@ -99,4 +110,37 @@ def whole(rules: int, rounds: int) -> dict[str, Any]:
                 found["bytes to bytes"], found["orjson loads"]
             )
         },
+    }
+
+
+def switching(rules: int, rounds: int) -> dict[str, Any]:
+    """Nanoseconds a request of one action: by the policy in force everywhere, and by a fixed one."""
+    snapshot = _snapshot(rules)
+    bodies = [workload.body(question) for question in workload.actions(ACTIONS, rules)]
+    with tempfile.TemporaryDirectory() as folder:
+        workers = Workers(f"{folder}/audit.db")
+        point = DecisionPoint()
+        point.begin(snapshot, workers.newest, _nobody)
+        in_force, fixed = _api(point.snapshot).evaluate, _api(lambda: snapshot).evaluate
+
+        def timed(evaluate: Handler) -> Callable[[], float]:
+            def once() -> float:
+                with quiet():
+                    begun = perf_counter_ns()
+                    for _ in range(10 * REPEATS):
+                        for body in bodies:
+                            evaluate(body, NO_HEADERS, "", None)
+                    return (perf_counter_ns() - begun) / ACTIONS / REPEATS / 10
+
+            return once
+
+        found = turns(
+            {"in force": timed(in_force), "fixed": timed(fixed)}, rounds, lambda: None
+        )
+        point.end()
+        workers.close()
+    return {
+        "rules": rules,
+        **{f"{name}_ns".replace(" ", "_"): figures(values) for name, values in found.items()},
+        "ratios": {"in force over fixed": ratio(found["in force"], found["fixed"])},
     }

@@ -23,7 +23,7 @@ FORMAT = click.option(
 )
 
 
-def database_option(said: str) -> Callable[[Any], Any]:
+def database_option(said: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """The option that names the database."""
     return click.option(
         "--audit-db",
