@@ -27,7 +27,7 @@ from aegis.audit import (
 from aegis.codec import dumps, dumps_foreign, loads_own, redacted_json
 from aegis.decisions import Snapshot
 from aegis.errors import Conflict, named, shown
-from aegis_core import Action, Approval, Decision
+from aegis_core import Action, Approval, Decision, Engine
 
 __all__ = ["Enforcer", "Executor", "NoOpExecutor", "Result"]
 
@@ -80,6 +80,7 @@ class Executor(ABC):
 
 _NOTHING_DONE = {"executed": True}
 _NOTHING_DONE_JSON = '{"executed":true}'
+_NOTHING_DONE_MEMBERS = b'"status":"success","data":{"executed":true},"error":null}'
 
 
 class NoOpExecutor(Executor):
@@ -90,7 +91,7 @@ class NoOpExecutor(Executor):
         return Result(action, ResultStatus.SUCCESS, _NOTHING_DONE)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Asked:
     """What the records of one request have in common."""
 
@@ -174,17 +175,17 @@ class Enforcer:
                 in time.
             Conflict: The claim was made for something else, or what it was made for still runs.
         """
-        engine = snapshot.engine
-        decisions = [
-            engine.evaluate(action.type, action.target, action.agent_id, action.params)
-            for action in actions
-        ]
         asked = _Asked(snapshot.version, key_name)
         try:
             if not self._has_effects:
-                return await self._answer_all(actions, decisions, asked, claim)
+                # Nothing happens outside, so all records may share one commit.
+                results, records = self._recorded(actions, snapshot.engine, asked)
+                done = await self._audit.append(records, claim=claim, is_last=True)
+                if type(done) is Claimed:
+                    raise _Repeated(done)
+                return results
             # A task of its own: once begun it runs to its record, also when the client has gone.
-            task = asyncio.create_task(self._run_all(actions, decisions, asked, claim))
+            task = asyncio.create_task(self._run_all(actions, snapshot.engine, asked, claim))
             self._requests.add(task)
             task.add_done_callback(self._requests.discard)
             return await asyncio.shield(task)
@@ -223,26 +224,20 @@ class Enforcer:
         """Let the executor go."""
         await _called(self._executor, "teardown")
 
-    async def _answer_all(
-        self,
-        actions: list[Action],
-        decisions: list[Decision],
-        asked: _Asked,
-        claim: Claim | None,
-    ) -> list[Result]:
-        # Nothing happens outside, so all records may share one commit.
-        results = []
-        for action, decision in zip(actions, decisions, strict=True):
+    def _recorded(
+        self, actions: list[Action], engine: Engine, asked: _Asked
+    ) -> tuple[list[Result], list[AuditRecord]]:
+        """What becomes of actions that nothing is done for, and what is recorded of them."""
+        results, records = [], []
+        for action in actions:
+            decision = engine.evaluate(action.type, action.target, action.agent_id, action.params)
             if decision.is_allowed:
-                results.append(await self._executor.execute(action))
+                result = Result(action, _SUCCESS, _NOTHING_DONE)
             else:
-                results.append(_blocked(action, decision))
-        records = [
-            self._record(action, decision, result, asked)
-            for action, decision, result in zip(actions, decisions, results, strict=True)
-        ]
-        await self._append(records, claim=claim, is_last=True)
-        return results
+                result = _blocked(action, decision)
+            results.append(result)
+            records.append(self._record(action, decision, result, asked))
+        return results, records
 
     async def _append(self, links: list[AuditRecord], **how: Any) -> Committed:
         """Append to the audit what may be withdrawn.
@@ -258,10 +253,14 @@ class Enforcer:
     async def _run_all(
         self,
         actions: list[Action],
-        decisions: list[Decision],
+        engine: Engine,
         asked: _Asked,
         claim: Claim | None,
     ) -> list[Result]:
+        decisions = [
+            engine.evaluate(action.type, action.target, action.agent_id, action.params)
+            for action in actions
+        ]
         results: list[Result] = []
         request: int | None = None
         try:
@@ -353,21 +352,21 @@ class Enforcer:
     def _record(
         self, action: Action, decision: Decision, result: Result, asked: _Asked
     ) -> AuditRecord:
-        is_begun = result.status is ResultStatus.STARTED
-        is_approved = decision.approval is Approval.APPROVE and asked.operation is Operation.EXECUTE
+        status, approval, operation = result.status, decision.approval, asked.operation
+        is_approved = approval is _APPROVE and operation is _EXECUTE
         return AuditRecord(
             now_us(),
             action.session_id or self._session_id,
             action.type,
             action.target,
-            _params_json(action),
+            _params_json(action) if action.params else "{}",
             action.description or None,
             decision.risk_level,
-            decision.approval,
+            approval,
             decision.matched_rule,
             AUTO_APPROVED if is_approved else None,
-            result.status,
-            _data_json(result),
+            status,
+            _NOTHING_DONE_JSON if result.data is _NOTHING_DONE else _data_json(result),
             result.error,
             action.agent_id or None,
             action.parent_agent_id or None,
@@ -375,9 +374,14 @@ class Enforcer:
             action.chain_depth,
             asked.policy_version,
             asked.key_name,
-            asked.operation,
-            self._audit.worker if is_begun else None,
+            operation,
+            self._audit.worker if status is _STARTED else None,
         )
+
+
+# A member of an enumeration is looked up each time that it is named.
+_APPROVE, _EXECUTE = Approval.APPROVE, Operation.EXECUTE
+_STARTED, _SUCCESS = ResultStatus.STARTED, ResultStatus.SUCCESS
 
 
 def _outcome(record: int, result: Result) -> Outcome:
@@ -387,8 +391,6 @@ def _outcome(record: int, result: Result) -> Outcome:
 def _data_json(result: Result) -> str | None:
     if result.data is None:
         return None
-    if result.data is _NOTHING_DONE:
-        return _NOTHING_DONE_JSON
     return redacted_json(dumps_foreign(result.data) or b"null").decode()
 
 
@@ -405,6 +407,12 @@ def _from_record(record: dict[str, Any]) -> Result:
 
 def result_json(result: Result) -> bytes:
     """A result as the API answers it."""
+    if result.data is _NOTHING_DONE:
+        return b'{"action_type":%b,"target":%b,%b' % (
+            dumps(result.action.type),
+            dumps(result.action.target),
+            _NOTHING_DONE_MEMBERS,
+        )
     return b'{"action_type":%b,"target":%b,"status":%b,"data":%b,"error":%b}' % (
         dumps(result.action.type),
         dumps(result.action.target),
@@ -416,8 +424,6 @@ def result_json(result: Result) -> bytes:
 
 def _params_json(action: Action) -> str:
     """An action's parameters as they are recorded."""
-    if not action.params:
-        return "{}"
     return redacted_json(dumps_foreign(dict(action.params)) or b'"[UNWRITABLE]"').decode()
 
 

@@ -2,7 +2,7 @@
 
 It parses the same body, looks type and target up in a dict, and serialises a ready answer.
 
-Run: python -m benchmarks.bare PORT ANSWERS [--interface asgi|rsgi]
+Run: python -m benchmarks.bare PORT ANSWERS [asgi|rsgi] [in-turns]
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from benchmarks.on_granian import serve
 
 READY = orjson.loads(Path(sys.argv[2]).read_bytes()) if len(sys.argv) > 2 else []
 ANSWERS = {tuple(pair): answer for pair, answer in READY}
-INTERFACE = Interfaces.RSGI if sys.argv[3:] == ["--interface", "rsgi"] else Interfaces.ASGI
+INTERFACE = Interfaces.RSGI if "rsgi" in sys.argv[3:] else Interfaces.ASGI
 
 
 def answer_to(body: bytes) -> bytes:
@@ -50,4 +50,4 @@ async def over_rsgi(_: Any, protocol: Any) -> None:
 
 if __name__ == "__main__":
     app = over_rsgi if INTERFACE is Interfaces.RSGI else over_asgi
-    serve(lambda: app, int(sys.argv[1]), INTERFACE)
+    serve(lambda: app, int(sys.argv[1]), INTERFACE, in_turns="in-turns" in sys.argv[3:])

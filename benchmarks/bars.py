@@ -29,6 +29,7 @@ MOST = {
     "memory: grown by, of what it was": 0.01,
     "request: bytes to bytes over orjson loads": 1.4,
     "http: aegis p99 over the faster bare": 1.3,
+    "switching: of a request's time over HTTP": 0.02,
     "compile: ms, 10000 rules": 150.0,
     "compile: ms, 100000 rules": 2_500.0,
     "compile: bytes a rule, at most": 1_024.0,
@@ -72,6 +73,12 @@ def _measured(result: Mapping[str, Any]) -> dict[str, float]:
     }
     if _size(result, "letters: ") == HARD_RULES:
         found["letters: µs a decision"] = result["letters"]["single_ns"]["median"] / 1_000
+    if "http" in result and "switching" in result:
+        price_ns = [result["switching"][of]["median"] for of in ("in_force_ns", "fixed_ns")]
+        per_s = result["http"]["servers"]["aegis"]["requests_per_s"]["median"]
+        found["switching: of a request's time over HTTP"] = (
+            (price_ns[0] - price_ns[1]) * per_s / 1e9
+        )
     if "memory" in result:
         memory = result["memory"]
         found["memory: grown by, of what it was"] = memory["grown_bytes"] / memory["before_bytes"]

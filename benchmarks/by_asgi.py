@@ -13,4 +13,9 @@ from aegis.server import create_app
 from benchmarks.on_granian import serve
 
 if __name__ == "__main__":
-    serve(lambda: create_app(sys.argv[2], sys.argv[3]), int(sys.argv[1]), Interfaces.ASGI)
+    serve(
+        lambda: create_app(sys.argv[2], sys.argv[3]),
+        int(sys.argv[1]),
+        Interfaces.ASGI,
+        in_turns=True,
+    )

@@ -23,6 +23,7 @@ def in_process(sizes: Sequence[int], shape_sizes: Sequence[int], rounds: int) ->
         "letters": hard.letters(large, rounds),
         "endless": endless.beside_the_mix(large, rounds),
         "request": request.whole(large, rounds),
+        "switching": request.switching(large, rounds),
         "json": parts.json_parts(policy, questions, rounds=rounds),
         "audit": parts.audit(rounds=rounds),
     }

@@ -1,7 +1,8 @@
-"""granian for applications that are measured, set up as quick as `aegis serve` sets it up."""
+"""granian for applications that are measured, with the settings of `aegis serve`."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -10,8 +11,22 @@ from granian.constants import HTTPModes, Interfaces, Loops
 from granian.http import HTTP1Settings
 
 
-def serve(load: Callable[[], Any], port: int, interface: Interfaces) -> None:
-    """Serve what is loaded in the worker, until a signal ends it."""
+def serve(
+    load: Callable[[], Any], port: int, interface: Interfaces, *, in_turns: bool = False
+) -> None:
+    """Serve what is loaded in the worker, until a signal ends it.
+
+    Args:
+        load: Gives the application; called in the worker.
+        port: On the loopback.
+        interface: What the application speaks.
+        in_turns: Let the worker's threads take turns, as `aegis serve` does.
+    """
+
+    def load_in_turns() -> Any:
+        os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
+        return load()
+
     Granian(
         "measured",
         port=port,
@@ -21,4 +36,4 @@ def serve(load: Callable[[], Any], port: int, interface: Interfaces) -> None:
         loop=Loops.uvloop,
         http1_settings=HTTP1Settings(header_read_timeout=30_000),
         log_enabled=False,
-    ).serve(target_loader=load, wrap_loader=False)
+    ).serve(target_loader=load_in_turns if in_turns else load, wrap_loader=False)

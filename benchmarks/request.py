@@ -134,9 +134,7 @@ def switching(rules: int, rounds: int) -> dict[str, Any]:
 
             return once
 
-        found = turns(
-            {"in force": timed(in_force), "fixed": timed(fixed)}, rounds, lambda: None
-        )
+        found = turns({"in force": timed(in_force), "fixed": timed(fixed)}, rounds, lambda: None)
         point.end()
         workers.close()
     return {

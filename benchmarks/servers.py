@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from benchmarks import agent_aegis
 
 ACTIONS = 10_000
 SECONDS = 2.0
+BARE = ("bare ASGI", "bare RSGI")
 BATCH = 100
 AGENT_AEGIS_RULES = 1_000
 EXECUTE = "/api/v1/execute"
@@ -51,7 +52,7 @@ def _policy(folder: Path, rules: int) -> Path:
     return policy
 
 
-def bare(folder: Path, rules: int, interface: str) -> Start:
+def bare(folder: Path, rules: int, *how: str) -> Start:
     """What starts a bare granian application that has the answers of the mix ready."""
     made = compiled(workload.policy(rules))
     answers = folder / f"answers-{rules}.json"
@@ -59,26 +60,27 @@ def bare(folder: Path, rules: int, interface: str) -> Start:
     ready = [[question[:2], json.loads(made.evaluate_json(*question))] for question in questions]
     answers.write_text(json.dumps(ready))
     return lambda port: [
-        sys.executable, "-m", "benchmarks.bare", str(port), str(answers), "--interface", interface,
+        sys.executable, "-m", "benchmarks.bare", str(port), str(answers), *how,
     ]  # fmt: skip
 
 
 def beside_bare(folder: Path, rules: int, rounds: int, tick: Callable[[], None]) -> dict[str, Any]:
-    """Single evaluates, beside the least that a server on granian could do, and beside our
-    application by granian's other interface.
+    """Single evaluates, beside the least that a server on granian could do, as it comes and with
+    threads that take turns, and beside our application by granian's other interface.
 
-    Tails are taken at half the rate of the fastest of the others, of all of them.
+    Tails are taken at half the rate of the faster bare one as it comes, of all of them.
     """  # noqa: D205 - what it measures is one sentence
     starts = {
         "aegis": ours(folder, rules),
         "bare ASGI": bare(folder, rules, "asgi"),
         "bare RSGI": bare(folder, rules, "rsgi"),
+        "bare RSGI in turns": bare(folder, rules, "rsgi", "in-turns"),
         "aegis by ASGI": ours_by_asgi(folder, rules),
     }
     bodies = [workload.body(question) for question in workload.actions(ACTIONS, rules)]
-    found = _measured(starts, bodies, None, rounds, tick)
+    found = _measured(starts, bodies, BARE, rounds, tick)
     faster = max(
-        ("bare ASGI", "bare RSGI"),
+        BARE,
         key=lambda name: float(found["servers"][name]["requests_per_s"]["median"]),
     )
     for what in http.RATIOS:
@@ -159,7 +161,7 @@ def _both(
 def _measured(
     starts: Mapping[str, Start],
     bodies: list[bytes],
-    per_s: float | None,
+    per_s: float | Collection[str],
     rounds: int,
     tick: Callable[[], None],
     path: str = EVALUATE,

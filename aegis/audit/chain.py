@@ -60,24 +60,29 @@ class ChainEnd:
         """The number of the newest link that was appended here, or seen."""
         return self._number
 
-    def new_words(self, links: Sequence[Link]) -> set[str | None]:
-        """The words of links that are not known here."""
-        return {word for link in links for word in link.words()} - self._words.keys()
-
-    def append(
-        self,
-        connection: Connection,
-        links: Sequence[Link],
-        unknown: set[str | None] | None = None,
-    ) -> Appended:
-        """Append links; in a turn, and in a transaction unless one statement is enough.
-
-        It is for up to `MOST_LINKS_A_STATEMENT` links without new words.
+    def append_known(self, connection: Connection, links: Sequence[Link]) -> Appended | None:
+        """Append links by one statement, as `append` does in a transaction.
 
         Args:
             connection: In a turn.
             links: In their order.
-            unknown: Their `new_words`, where the caller has asked for them.
+
+        Returns:
+            None: it takes more than one statement; nothing was done.
+        """
+        if len(links) > MOST_LINKS_A_STATEMENT:
+            return None
+        try:
+            return self._append(connection, links, self._words, {})
+        except KeyError:  # a word is new
+            return None
+
+    def append(self, connection: Connection, links: Sequence[Link]) -> Appended:
+        """Append links.
+
+        Args:
+            connection: In a turn, and in a transaction.
+            links: In their order.
 
         Returns:
             What `committed` has to be told after the commit.
@@ -86,12 +91,15 @@ class ChainEnd:
             TypeError: A link holds text that is no Unicode.
         """
         known = self._words
-        if unknown is None:
-            unknown = self.new_words(links)
         new_words: Words = {}
+        unknown = {word for link in links for word in link.words()} - known.keys()
         if unknown:
             new_words = word_ids(connection, [word for word in unknown if word is not None])
-        words = known | new_words if new_words else known
+        return self._append(connection, links, known | new_words if new_words else known, new_words)
+
+    def _append(
+        self, connection: Connection, links: Sequence[Link], words: Words, new_words: Words
+    ) -> Appended:
         if self._store.newest_link[0] != self._number:
             self._number, self._hash = newest_link(connection)
         try:

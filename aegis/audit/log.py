@@ -14,7 +14,7 @@ from enum import Enum, auto
 from queue import Empty, SimpleQueue
 from typing import Any
 
-from aegis.audit.chain import MOST_LINKS_A_STATEMENT, Appended, ChainEnd, Link
+from aegis.audit.chain import Appended, ChainEnd, Link
 from aegis.audit.postings import Indexer
 from aegis.audit.records import Outcome, ResultStatus, now_us
 from aegis.audit.recovery import chain_old_records, interrupt_lost
@@ -27,14 +27,17 @@ __all__ = ["AuditLog", "Committed"]
 _log = logging.getLogger("aegis.audit")
 
 MOST_LINKS_A_COMMIT = 1_000
-LONGEST_GATHERING_S = 0.0005
-"""How long a commit waits for as many as came to the last one; less than a commit takes."""
+LONGEST_GATHERING_S = 0.002
+"""How long a commit waits for as many as came to the last one and those after it.
+
+While they come it is not idle: their requests take the time, and one commit for all of them saves more.
+"""
 _RETRY_FIRST_S, _RETRY_LAST_S = 0.05, 1.0
 _LOOKS_A_TIMEOUT = 8
 _LOOK_AGAIN_S = 0.01
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Committed:
     """Links that are stored.
 
@@ -57,6 +60,10 @@ class _State(Enum):
     STORED = auto()
 
 
+# A member is looked up each time that it is named.
+_WAITING, _STORING, _LATE, _WITHDRAWN, _STORED = _State
+
+
 @dataclass(slots=True, eq=False)
 class _Job:
     """Links that are committed together, and who waits for that; the lock guards its state."""
@@ -69,7 +76,7 @@ class _Job:
     is_last: bool = False
     must_stay: bool = True
     is_withdrawal: bool = False
-    state: _State = _State.WAITING
+    state: _State = _WAITING
     result: Committed | Claimed | None = None
 
 
@@ -107,6 +114,7 @@ class AuditLog:
         self._queue: SimpleQueue[_Job | None] = SimpleQueue()
         self._queued = 0
         self._lock = threading.Lock()
+        self._is_closing = False
         self._closing = threading.Event()
         self._chain = ChainEnd(store)
         self._attempt: _Attempt | None = None
@@ -135,7 +143,7 @@ class AuditLog:
         Raises:
             AuditUnavailable: Something does.
         """
-        if self._closing.is_set():
+        if self._is_closing:
             raise AuditUnavailable("the server is stopping; ask another one")
         if self.failure is not None:
             raise AuditUnavailable(f"the audit cannot be written: {self.failure}")
@@ -180,10 +188,11 @@ class AuditLog:
                 executed.
         """
         loop = asyncio.get_running_loop()
-        if self._closing.is_set() and not must_stay:
-            raise AuditUnavailable("the server is stopping; ask another one")
-        if self._queued >= self._most_queued and not must_stay:
-            await self._space(loop)
+        if not must_stay:
+            if self._is_closing:
+                raise AuditUnavailable("the server is stopping; ask another one")
+            if self._queued >= self._most_queued:
+                await self._space(loop)
         committed: asyncio.Future[Committed | Claimed] = loop.create_future()
         job = _Job(links, loop, committed, claim, request, is_last, must_stay)
         self._put(job)
@@ -208,7 +217,8 @@ class AuditLog:
 
     def close(self, timeout_s: float = 10.0) -> None:
         """Store what waits, for at most `timeout_s`, and stop."""
-        if not self._closing.is_set():
+        if not self._is_closing:
+            self._is_closing = True
             self._closing.set()
             self._queue.put(None)
         self._writer.join(timeout_s)
@@ -271,7 +281,7 @@ class AuditLog:
             batch = [first]
             if not self._commit_with_retries(batch):
                 return
-            self._expected = sum(len(job.links) for job in batch) * 3 // 4
+            self._expected = sum(len(job.links) for job in batch) + self._queued
 
     def _next(self) -> _Job | None:
         while (job := self._queue.get()) is None and not self._queue.empty():
@@ -364,13 +374,13 @@ class AuditLog:
             with self._lock:
                 for job, result in attempt.results:
                     job.result = result
-                    job.state = _State.LATE if job.state is _State.WITHDRAWN else _State.STORING
+                    job.state = _LATE if job.state is _WITHDRAWN else _STORING
 
     def _begin(self, batch: list[_Job]) -> list[_Job]:
         with self._lock:
-            jobs = [job for job in batch if job.state is _State.WAITING]
+            jobs = [job for job in batch if job.state is _WAITING]
             for job in jobs:
-                job.state = _State.STORING
+                job.state = _STORING
         return jobs
 
     def _end(self, batch: list[_Job], *, is_stored: bool) -> None:
@@ -378,19 +388,18 @@ class AuditLog:
             for job in batch:
                 if is_stored or job.result is not None:
                     continue
-                if job.state is _State.STORING:
-                    job.state = _State.WAITING
-                elif job.state is _State.LATE:
-                    job.state = _State.WITHDRAWN
+                if job.state is _STORING:
+                    job.state = _WAITING
+                elif job.state is _LATE:
+                    job.state = _WITHDRAWN
 
     def _store_jobs(self, connection: Connection, jobs: list[_Job]) -> None:
         links = [link for job in jobs for link in job.links]
-        new_words = self._chain.new_words(links)
         is_plain = all(job.claim is None and job.request is None for job in jobs)
-        if is_plain and not new_words and len(links) <= MOST_LINKS_A_STATEMENT:
-            # One statement is a transaction too, and one after which the thread waits but once for
-            # the interpreter.
-            appended = self._chain.append(connection, links, new_words)
+        # One statement is a transaction too, and one after which the thread waits but once for the
+        # interpreter.
+        appended = self._chain.append_known(connection, links) if is_plain else None
+        if appended is not None:
             results = _placed(jobs, appended.first)
             self._attempt = _Attempt(results, appended)
         else:
@@ -435,7 +444,7 @@ class AuditLog:
 
     def _give_up(self, batch: list[_Job], error: StoreError) -> None:
         self._collect(batch, math.inf)
-        lost = sum(len(job.links) for job in batch if job.state is not _State.WITHDRAWN)
+        lost = sum(len(job.links) for job in batch if job.state is not _WITHDRAWN)
         if lost:
             _log.critical(
                 "%d audit records are lost; what they tell of will read `interrupted`: %s",
@@ -457,9 +466,9 @@ class AuditLog:
         with self._lock:
             self._queued -= sum(len(job.links) for job in batch)
             for job in batch:
-                if job.state is _State.LATE and job.result is not None:
+                if job.state is _LATE and job.result is not None:
                     self._take_back(job)
-                job.state = _State.STORED
+                job.state = _STORED
         for job in batch:
             if job.loop is not None:
                 told.setdefault(job.loop, []).append(job)

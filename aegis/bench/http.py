@@ -11,7 +11,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -153,7 +153,7 @@ def servers(
     *,
     rounds: int,
     seconds: float,
-    per_s: float | None,
+    per_s: float | Collection[str],
     tick: Callable[[], None],
     paths: Mapping[str, str] | None = None,
     connections: int = CONNECTIONS,
@@ -168,7 +168,7 @@ def servers(
         bodies: What each of them is asked.
         rounds: How often, after one that does not count.
         seconds: Of each throughput and each open loop.
-        per_s: Rate of the open loop; None: half of what the fastest of the others took in the
+        per_s: Rate of the open loop; or servers: half of what the fastest of these took in the
             round that does not count.
         tick: Called after each round.
         paths: What each is asked for, where that is not to evaluate.
@@ -179,7 +179,7 @@ def servers(
     """
     ours, *others = starts
     raw: dict[str, list[dict[str, Any]]] = {name: [] for name in starts}
-    rate = per_s or SLOW_PER_S
+    rate = SLOW_PER_S if isinstance(per_s, Collection) else per_s
 
     def once(name: str) -> float:
         port = free_port()
@@ -198,8 +198,8 @@ def servers(
 
     def next_round() -> None:
         nonlocal rate
-        if per_s is None:
-            rate = max(raw[name][0]["requests_per_s"] for name in others) / 2
+        if isinstance(per_s, Collection):
+            rate = max(raw[name][0]["requests_per_s"] for name in per_s) / 2
         tick()
 
     turns(

@@ -12,6 +12,7 @@ PARTS = {
     "letters": "Infixes of single letters",
     "endless": "Strings that never come again",
     "request": "A batch, bytes in to bytes out",
+    "switching": "What a policy that is in force everywhere costs a request",
     "agent-aegis": "agent-aegis, in process",
 }
 """Further parts of the full benchmark: their titles, by the names in its result."""
