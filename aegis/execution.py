@@ -180,9 +180,7 @@ class Enforcer:
             if not self._has_effects:
                 # Nothing happens outside, so all records may share one commit.
                 results, records = self._recorded(actions, snapshot.engine, asked)
-                done = await self._audit.append(records, claim=claim, is_last=True)
-                if type(done) is Claimed:
-                    raise _Repeated(done)
+                await self._append(records, claim=claim, is_last=True)
                 return results
             # A task of its own: once begun it runs to its record, also when the client has gone.
             task = asyncio.create_task(self._run_all(actions, snapshot.engine, asked, claim))

@@ -114,7 +114,6 @@ class AuditLog:
         self._queue: SimpleQueue[_Job | None] = SimpleQueue()
         self._queued = 0
         self._lock = threading.Lock()
-        self._is_closing = False
         self._closing = threading.Event()
         self._chain = ChainEnd(store)
         self._attempt: _Attempt | None = None
@@ -143,7 +142,7 @@ class AuditLog:
         Raises:
             AuditUnavailable: Something does.
         """
-        if self._is_closing:
+        if self._closing.is_set():
             raise AuditUnavailable("the server is stopping; ask another one")
         if self.failure is not None:
             raise AuditUnavailable(f"the audit cannot be written: {self.failure}")
@@ -189,7 +188,7 @@ class AuditLog:
         """
         loop = asyncio.get_running_loop()
         if not must_stay:
-            if self._is_closing:
+            if self._closing.is_set():
                 raise AuditUnavailable("the server is stopping; ask another one")
             if self._queued >= self._most_queued:
                 await self._space(loop)
@@ -217,9 +216,10 @@ class AuditLog:
 
     def close(self, timeout_s: float = 10.0) -> None:
         """Store what waits, for at most `timeout_s`, and stop."""
-        if not self._is_closing:
-            self._is_closing = True
+        with self._lock:  # one end only: the writer takes what stands behind an end first
+            is_first = not self._closing.is_set()
             self._closing.set()
+        if is_first:
             self._queue.put(None)
         self._writer.join(timeout_s)
         self._indexer.close()
@@ -281,7 +281,8 @@ class AuditLog:
             batch = [first]
             if not self._commit_with_retries(batch):
                 return
-            self._expected = sum(len(job.links) for job in batch) + self._queued
+            links = sum(len(job.links) for job in batch)
+            self._expected = min(links + self._queued, MOST_LINKS_A_COMMIT)
 
     def _next(self) -> _Job | None:
         while (job := self._queue.get()) is None and not self._queue.empty():

@@ -383,6 +383,10 @@ def test_auto_is_a_worker_for_each_core(tmp_path: Path) -> None:
     with Server(tmp_path, "--workers", "auto") as server:
         cores = len(os.sched_getaffinity(0))
         until(lambda: len(server.children) == cores, "there is a worker for each core")
+        until(
+            lambda: all(os.sched_getscheduler(one) == os.SCHED_BATCH for one in server.children),
+            "their threads take turns",
+        )
 
 
 def test_service_manager_is_told_when_it_serves_and_when_it_stops(tmp_path: Path) -> None:

@@ -410,6 +410,32 @@ def test_log_may_be_closed_twice() -> None:
     with opened() as (log, _):
         log.close()
         log.close()
+        assert _is_refusing(log)
+
+
+def test_what_comes_after_the_end_and_must_stay_is_stored() -> None:
+    async def scenario(log: Log, store: Store) -> list[str]:
+        with store.turn():
+            first = asyncio.ensure_future(log.append([record("before")]))
+            await until(lambda: log.queued == 1)
+            closing = asyncio.ensure_future(asyncio.to_thread(AuditLog.close, log))
+            await until(lambda: _is_refusing(log))
+            await asyncio.sleep(0.05)  # the end is in the queue
+            last = asyncio.ensure_future(log.append([record("after")], must_stay=True))
+            await until(lambda: log.queued == 2)
+        await asyncio.gather(first, last, closing)
+        return await targets(log)
+
+    with opened() as (log, store):
+        assert asyncio.run(scenario(log, store)) == ["before", "after"]
+
+
+def _is_refusing(log: Log) -> bool:
+    try:
+        log.refuse_when_unavailable()
+    except AuditUnavailable:
+        return True
+    return False
 
 
 def test_append_to_a_closed_log_is_not_acknowledged() -> None:

@@ -82,6 +82,7 @@ def test_empty_file_is_taken(tmp_path: Path) -> None:
     path.touch()
     with opened(path) as store:
         add_word(store, "a")
+    assert path.read_bytes()[68:72] == APPLICATION_ID.to_bytes(4, "big")
 
 
 @pytest.mark.parametrize("content", [b"no", b"x" * 5_000, b"SQLite format 3\x00" + b"\xff" * 5_000])
@@ -185,6 +186,9 @@ def test_store_may_be_closed_twice(tmp_path: Path) -> None:
     store = Store(tmp_path / "audit.db")
     store.close()
     store.close()
+    with opened(tmp_path / "audit.db") as again:
+        add_word(again, "a")
+        assert again.is_in_place()
 
 
 # --- writing -------------------------------------------------------------------------------------
