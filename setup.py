@@ -21,7 +21,10 @@ sanitizers = ["-fsanitize=address,undefined"] if sanitize else []
 checked = ["-O1", "-g", "-fno-omit-frame-pointer", "-fno-sanitize-recover=all", *sanitizers]
 
 setup(
-    options={"build": {"build_base": build_base}, "build_ext": {"force": True}},
+    options={
+        "build": {"build_base": build_base},
+        "build_ext": {"force": True, "parallel": os.cpu_count()},
+    },
     ext_modules=cythonize(
         [
             Extension(

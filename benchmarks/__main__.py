@@ -38,13 +38,14 @@ class Size:
     processes: int
     rounds: int
     http_rounds: int
+    http_seconds: float
     decisions: int
     connections: Sequence[int]
     execute_rounds: int
 
 
-FULL = Size((10, 100, 1_000, 10_000, 100_000), (10_000,), 5, 11, 6, 10_000_000, (32, 128), 2)
-QUICK = Size((10, 100, 1_000), (1_000,), 1, 3, 2, 500_000, (32,), 1)
+FULL = Size((10, 100, 1_000, 10_000, 100_000), (10_000,), 5, 11, 6, 2.0, 10_000_000, (32, 128), 2)
+QUICK = Size((10, 100, 1_000), (1_000,), 1, 3, 1, 1.0, 500_000, (32,), 1)
 
 
 def main() -> None:
@@ -111,16 +112,18 @@ def measured(*, quick: bool, with_agent_aegis: bool) -> dict[str, Any]:
         result["memory"] = endless.memory(size.decisions)
         tick()
         rules = size.shape_rules[-1]
-        result["http"] = servers.beside_bare(folder, rules, size.http_rounds, tick)
+        result["http"] = servers.beside_bare(
+            folder, rules, size.http_rounds, size.http_seconds, tick
+        )
         for connections in size.connections:
             result[f"executing, {connections} connections"] = servers.executing(
-                folder, 1_000, connections, size.execute_rounds, tick
+                folder, 1_000, connections, size.execute_rounds, size.http_seconds, tick
             )
         if with_agent_aegis:
             result["agent-aegis"] = servers.agent_aegis_deciding(
                 folder, [rules for rules in size.rules if rules in servers.AGENT_AEGIS_ASKED], 5
             )
-            both = servers.beside_agent_aegis(folder, 3, tick)
+            both = servers.beside_agent_aegis(folder, 3, size.http_seconds, tick)
             result |= {f"agent-aegis {name}": part for name, part in both.items()}
     result["bars"] = bars.judged(result)
     return result

@@ -16,7 +16,6 @@ from aegis.bench.measure import figures, ratio, turns
 from benchmarks import agent_aegis
 
 ACTIONS = 10_000
-SECONDS = 2.0
 BARE = ("bare ASGI", "bare RSGI")
 BATCH = 100
 AGENT_AEGIS_RULES = 1_000
@@ -64,7 +63,9 @@ def bare(folder: Path, rules: int, *how: str) -> Start:
     ]  # fmt: skip
 
 
-def beside_bare(folder: Path, rules: int, rounds: int, tick: Callable[[], None]) -> dict[str, Any]:
+def beside_bare(
+    folder: Path, rules: int, rounds: int, seconds: float, tick: Callable[[], None]
+) -> dict[str, Any]:
     """Single evaluates, beside the least that a server on granian could do, as it comes and with
     threads that take turns, and beside our application by granian's other interface.
 
@@ -78,7 +79,7 @@ def beside_bare(folder: Path, rules: int, rounds: int, tick: Callable[[], None])
         "aegis by ASGI": ours_by_asgi(folder, rules),
     }
     bodies = [workload.body(question) for question in workload.actions(ACTIONS, rules)]
-    found = _measured(starts, bodies, BARE, rounds, tick)
+    found = _measured(starts, bodies, BARE, rounds, seconds, tick)
     faster = max(
         BARE,
         key=lambda name: float(found["servers"][name]["requests_per_s"]["median"]),
@@ -90,7 +91,12 @@ def beside_bare(folder: Path, rules: int, rounds: int, tick: Callable[[], None])
 
 
 def executing(
-    folder: Path, rules: int, connections: int, rounds: int, tick: Callable[[], None]
+    folder: Path,
+    rules: int,
+    connections: int,
+    rounds: int,
+    seconds: float,
+    tick: Callable[[], None],
 ) -> dict[str, Any]:
     """Durable executes without effects, and evaluates that are recorded, beside plain evaluates."""
     start = ours(folder, rules)
@@ -104,7 +110,7 @@ def executing(
         starts,
         dict.fromkeys(starts, bodies),
         rounds=rounds,
-        seconds=SECONDS,
+        seconds=seconds,
         per_s=EXECUTES_PER_S,
         tick=tick,
         paths={"execute": EXECUTE},
@@ -121,7 +127,7 @@ def executing(
 
 
 def beside_agent_aegis(
-    folder: Path, rounds: int, tick: Callable[[], None]
+    folder: Path, rounds: int, seconds: float, tick: Callable[[], None]
 ) -> dict[str, dict[str, Any]]:
     """Evaluates beside agent-aegis, one by one and in batches: over HTTP, by what they were."""
     python = agent_aegis.installed(Path(sys.prefix) / "agent-aegis")
@@ -139,9 +145,9 @@ def beside_agent_aegis(
         for first in range(0, ACTIONS, BATCH)
     ]
     return {
-        "singles": _both(starts, single, AGENT_AEGIS_PER_S, rounds, tick),
-        "executes": _both(starts, single, AGENT_AEGIS_PER_S, rounds, tick, EXECUTE),
-        "batches": _both(starts, batches, AGENT_AEGIS_PER_S / BATCH, rounds, tick),
+        "singles": _both(starts, single, AGENT_AEGIS_PER_S, rounds, seconds, tick),
+        "executes": _both(starts, single, AGENT_AEGIS_PER_S, rounds, seconds, tick, EXECUTE),
+        "batches": _both(starts, batches, AGENT_AEGIS_PER_S / BATCH, rounds, seconds, tick),
     }
 
 
@@ -150,10 +156,11 @@ def _both(
     bodies: list[bytes],
     per_s: float,
     rounds: int,
+    seconds: float,
     tick: Callable[[], None],
     path: str = EVALUATE,
 ) -> dict[str, Any]:
-    found = _measured(starts, bodies, per_s, rounds, tick, path)
+    found = _measured(starts, bodies, per_s, rounds, seconds, tick, path)
     del found["ratios"]["aegis p99 over agent-aegis"]  # at a rate at which nothing waits
     return {"rules": AGENT_AEGIS_RULES, **found}
 
@@ -163,6 +170,7 @@ def _measured(
     bodies: list[bytes],
     per_s: float | Collection[str],
     rounds: int,
+    seconds: float,
     tick: Callable[[], None],
     path: str = EVALUATE,
 ) -> dict[str, Any]:
@@ -170,7 +178,7 @@ def _measured(
         starts,
         dict.fromkeys(starts, bodies),
         rounds=rounds,
-        seconds=SECONDS,
+        seconds=seconds,
         per_s=per_s,
         tick=tick,
         paths=dict.fromkeys(starts, path),

@@ -6,17 +6,19 @@ import asyncio
 import logging
 import os
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
+from typing import TypeVar
 
 from aegis.audit import AuditLog, AuditReader
 from aegis.audit.signing import HeadSigner
 from aegis.auth import Gate
 from aegis.compiled import CompiledFiles, PolicyText, compiled
 from aegis.compiler import YAML_TYPES
-from aegis.config import AuditDecisions, Settings, keys_from
+from aegis.config import AuditDecisions, Durability, Settings, keys_from
 from aegis.decisions import DecisionPoint
 from aegis.errors import ConfigError, NotFound, NotReady, shown
 from aegis.execution import Enforcer, Executor, NoOpExecutor
@@ -36,6 +38,8 @@ __all__ = ["build_app", "create_app", "load_policy_file", "policy_text_of"]
 
 _log = logging.getLogger("aegis.server")
 
+_Kind = TypeVar("_Kind", bound=StrEnum)
+
 _JSON_TYPES = frozenset(("application/json", "text/json"))
 
 
@@ -50,6 +54,9 @@ def create_app(
     keys_path: str | Path | None = None,
     allow_unauthenticated: bool | None = None,
     allowed_hosts: Iterable[str] | None = None,
+    audit_durability: str | None = None,
+    audit_decisions: str | None = None,
+    audit_signing_key: str | Path | None = None,
 ) -> App:
     """Build the server as an ASGI application, for any ASGI server.
 
@@ -66,6 +73,9 @@ def create_app(
         keys_path: A file of further keys, each with a role; `AEGIS_KEYS` by default.
         allow_unauthenticated: Serve other machines without keys; `AEGIS_ALLOW_UNAUTHENTICATED`.
         allowed_hosts: Names that a `Host` header may have, without keys; `AEGIS_ALLOWED_HOSTS`.
+        audit_durability: `commit` or `process`; `AEGIS_AUDIT_DURABILITY`, or `commit`.
+        audit_decisions: `none`, `blocked` or `all`; `AEGIS_AUDIT_DECISIONS`, or `none`.
+        audit_signing_key: A file that signs the head; `AEGIS_AUDIT_SIGNING_KEY` by default.
 
     Raises:
         PolicyError: The policy is refused.
@@ -83,6 +93,9 @@ def create_app(
     keys_file = keys[2] if keys_path is None else str(keys_path)
     if keys_file is not None:
         read_keys(keys_file)
+    signing_key = audit_signing_key or environment.get("AEGIS_AUDIT_SIGNING_KEY") or None
+    if signing_key is not None:
+        HeadSigner(str(signing_key))
     settings = Settings(
         audit_db=str(audit_db_path or environment.get("AEGIS_AUDIT_DB") or "aegis_audit.db"),
         api_key=keys[0] if api_key is None else api_key,
@@ -91,6 +104,9 @@ def create_app(
         allow_unauthenticated=allow_unauthenticated,
         allowed_hosts=frozenset(allowed_hosts),
         policy_file=None if policy_path is None or policy is not None else str(policy_path),
+        audit_durability=_chosen(Durability, "audit_durability", audit_durability, environment),
+        audit_decisions=_chosen(AuditDecisions, "audit_decisions", audit_decisions, environment),
+        signing_key_file=None if signing_key is None else str(signing_key),
     )
     if policy is not None:
         file = PolicyText(policy.source, compiled(LoadedPolicy(policy, policy.source)))
@@ -324,6 +340,19 @@ class _Service:
 
     def reader(self) -> AuditReader:
         return self._open.reader
+
+
+def _chosen(
+    kinds: type[_Kind], name: str, value: str | None, environment: Mapping[str, str]
+) -> _Kind:
+    """A setting by its argument, by its variable of the environment, or by its default."""
+    if value is None:
+        value = environment.get(f"AEGIS_{name.upper()}") or getattr(Settings(), name)
+    try:
+        return kinds(value)
+    except ValueError:
+        known = ", ".join(kind.value for kind in kinds)
+        raise ConfigError(f"{name} {shown(value)} is unknown; known: {known}") from None
 
 
 def _is_true(text: str) -> bool:

@@ -11,6 +11,7 @@ import pytest
 
 from aegis.compiled import CompiledFiles
 from aegis.config import AuditDecisions, Settings
+from aegis.errors import ConfigError
 from aegis.server import build_app
 from aegis.server.app import App
 from tests.contract.client import EVALUATE, EXECUTE, POLICY, app_of, served
@@ -119,6 +120,28 @@ def test_recorded_decisions_are_told_from_executions() -> None:
         for operation in ("evaluate", "execute"):
             (record,) = client.records(f"?operation={operation}")
             assert record["operation"] == operation
+
+
+def test_application_takes_what_is_recorded_from_its_argument_or_the_environment(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("AEGIS_AUDIT_DECISIONS", "blocked")
+    for wanted, recorded in ((None, ["delete"]), ("all", ["read", "delete"]), ("none", [])):
+        with served(app_of(audit_decisions=wanted)) as client:
+            client.post(EVALUATE, [{"type": "read"}, {"type": "delete"}])
+            assert [record["action_type"] for record in client.records()] == recorded
+
+
+@pytest.mark.parametrize("name", ["audit_decisions", "audit_durability"])
+def test_unknown_kind_of_audit_is_refused_with_the_known_ones(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for wanted in ("often", ""):
+        with pytest.raises(ConfigError, match=f"{name} `{wanted}` is unknown; known: "):
+            app_of(**{name: wanted})
+    monkeypatch.setenv(f"AEGIS_{name.upper()}", "Commit")
+    with pytest.raises(ConfigError, match=f"{name} `Commit` is unknown; known: "):
+        app_of()
 
 
 def test_recorded_decision_names_the_key_that_asked() -> None:

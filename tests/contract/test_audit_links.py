@@ -14,10 +14,8 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 from aegis import Action, Executor, Result, ResultStatus
 from aegis.audit.signing import is_signed_by
-from aegis.compiled import CompiledFiles
-from aegis.config import Settings
-from aegis.server import build_app
-from tests.contract.client import AUDIT, EXECUTE, POLICY, Client, Reply, app_of, eventually, served
+from aegis.errors import ConfigError
+from tests.contract.client import AUDIT, EXECUTE, Client, Reply, app_of, eventually, served
 
 HEAD = "/api/v1/audit/head"
 
@@ -239,8 +237,7 @@ def test_head_is_signed_with_the_key_of_the_server(tmp_path: Path) -> None:
     key = Ed25519PrivateKey.generate()
     path = tmp_path / "audit.key"
     path.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
-    settings = Settings(audit_db=":memory:", signing_key_file=str(path))
-    with served(build_app(settings, file=CompiledFiles(":memory:").load(POLICY))) as client:
+    with served(app_of(audit_signing_key=path)) as client:
         client.post(EXECUTE, {"type": "read"})
         head = client.get(HEAD).json
     assert set(head) == {"id", "hash", "count", "signed_at", "signature", "public_key"}
@@ -249,6 +246,11 @@ def test_head_is_signed_with_the_key_of_the_server(tmp_path: Path) -> None:
         assert not is_signed_by(head | {member: "0"}, head["public_key"].encode())
     other = Ed25519PrivateKey.generate().public_key().public_bytes_raw().hex()[:43]
     assert not is_signed_by(head, f"{other}=".encode())
+
+
+def test_application_without_its_signing_key_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="cannot read the signing key"):
+        app_of(audit_signing_key=tmp_path / "none")
 
 
 def test_head_needs_a_key_that_may_read() -> None:

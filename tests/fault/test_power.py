@@ -18,11 +18,8 @@ from aegis import Action, Executor, Result, ResultStatus
 from aegis.audit import AuditFilter, AuditLog, AuditReader, now_us
 from aegis.audit.archive import archive
 from aegis.audit.verify import verify
-from aegis.compiled import CompiledFiles
-from aegis.config import AuditDecisions, Durability, Settings
-from aegis.server import build_app
 from aegis.store import Store
-from tests.contract.client import EVALUATE, EXECUTE, POLICY, POLICY_PATH, Client, served
+from tests.contract.client import EVALUATE, EXECUTE, POLICY_PATH, Client, app_of, served
 from tests.fault.power import Disk, Image, recorded_disk
 from tests.unit.test_audit import record
 
@@ -54,12 +51,11 @@ class Machine:
 
 
 @contextmanager
-def machine(folder: Path, **settings: Any) -> Iterator[Machine]:
+def machine(folder: Path, **options: Any) -> Iterator[Machine]:
     """A server whose database is in a folder."""
     with recorded_disk(folder) as disk:
         executor = Notes(disk)
-        wanted = Settings(audit_db=str(folder / DATABASE), **settings)
-        app = build_app(wanted, file=CompiledFiles(":memory:").load(POLICY), executor=executor)
+        app = app_of(audit_db_path=folder / DATABASE, executor=executor, **options)
         with served(app) as client:
             yield Machine(disk, executor, client)
 
@@ -115,7 +111,7 @@ def test_intent_is_synced_before_its_effect(tmp_path: Path, left: Path) -> None:
 
 
 def test_recorded_decision_is_synced_before_its_answer(tmp_path: Path, left: Path) -> None:
-    with machine(tmp_path, audit_decisions=AuditDecisions.ALL) as on:
+    with machine(tmp_path, audit_decisions="all") as on:
         for number in range(5):
             on.client.post(EVALUATE, [{"type": "read", "target": str(number)}])
             assert str(number) in targets(restored(left, on.disk.cut()), "skipped")
@@ -137,10 +133,7 @@ def test_used_key_is_synced_before_its_answer(tmp_path: Path, left: Path) -> Non
         action = {"type": "read", "target": "once"}
         on.client.post(EXECUTE, action, headers={"idempotency-key": "k"})
         restored(left, on.disk.cut())
-    app = build_app(
-        Settings(audit_db=str(left / DATABASE)), file=CompiledFiles(":memory:").load(POLICY)
-    )
-    with served(app) as client:
+    with served(app_of(audit_db_path=left / DATABASE)) as client:
         again = client.post(EXECUTE, action, headers={"idempotency-key": "k"}).json
         assert (again["status"], again["data"]) == ("success", {"did": "once"})
 
@@ -178,7 +171,7 @@ def test_power_may_be_lost_at_any_moment_under_load(tmp_path: Path, left: Path, 
 
 
 def test_durability_of_the_process_does_not_wait_for_the_disk(tmp_path: Path, left: Path) -> None:
-    with machine(tmp_path, audit_durability=Durability.PROCESS) as on:
+    with machine(tmp_path, audit_durability="process") as on:
         before = on.disk.syncs
         for number in range(20):
             reply = on.client.post(EXECUTE, {"type": "read", "target": str(number)})
@@ -192,7 +185,7 @@ def test_durability_of_the_process_does_not_wait_for_the_disk(tmp_path: Path, le
 def test_durability_of_the_process_loses_only_the_newest_records(
     tmp_path: Path, left: Path, seed: int
 ) -> None:
-    with machine(tmp_path, audit_durability=Durability.PROCESS) as on:
+    with machine(tmp_path, audit_durability="process") as on:
         for number in range(60):
             asked = {"type": "read", "target": str(number), "params": {"large": LARGE}}
             on.client.post(EXECUTE, asked)
