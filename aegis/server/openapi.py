@@ -57,12 +57,6 @@ ERRORS: dict[int, tuple[str, tuple[str, ...]]] = {
 _TEXT: Schema = {"type": "string"}
 _TEXT_OR_NULL: Schema = {"type": ["string", "null"]}
 _RISK = {"type": "string", "enum": [level.name for level in RiskLevel]}
-_NOT_NULL = {
-    "anyOf": [
-        {"type": "number", "minimum": -(2**63), "maximum": 2**64 - 1},
-        {"type": ["boolean", "string", "array", "object"]},
-    ]
-}
 _APPROVAL = {"type": "string", "enum": [approval.value for approval in Approval]}
 _STATUS = {"type": "string", "enum": [status.value for status in ResultStatus]}
 _OPERATION = {"type": "string", "enum": [operation.value for operation in Operation]}
@@ -70,6 +64,19 @@ _INT64 = {"type": "integer", "minimum": -(2**63), "maximum": 2**63 - 1}
 _ID = {"type": "integer", "minimum": 0, "maximum": LARGEST_ID}
 _SHA256 = {"type": "string", "pattern": "^[0-9a-f]{64}$"}
 _ANY_NUMBER = {"type": "number", "minimum": -(2**63), "maximum": 2**64 - 1}
+_VALUE: Schema = {"$ref": "#/components/schemas/Value"}
+_NOT_NULL: Schema = {
+    "anyOf": [
+        _ANY_NUMBER,
+        {"type": ["boolean", "string"]},
+        {"type": "array", "items": _VALUE},
+        {"type": "object", "additionalProperties": _VALUE},
+    ]
+}
+_ANY_VALUE: Schema = {
+    "description": "Any value of a policy; integers have 64 bits at most.",
+    "anyOf": [{"type": "null"}, *_NOT_NULL["anyOf"]],
+}
 
 
 def _object(properties: Schema, *, optional: tuple[str, ...] = (), description: str = "") -> Schema:
@@ -210,7 +217,7 @@ def _document_with(*required: str) -> Schema:
     return {
         "type": "object",
         "properties": _DOCUMENT_MEMBERS,
-        "patternProperties": {"^x-": {}},
+        "patternProperties": {"^x-": _VALUE},
         "additionalProperties": False,
         "required": list(required),
     }
@@ -315,6 +322,7 @@ def _schemas(settings: Settings) -> Schema:
             },
             optional=("signed_at", "signature", "public_key"),
         ),
+        "Value": _ANY_VALUE,
         "Conditions": _CONDITIONS,
         "Rule": _RULE,
         "PolicyDocument": {

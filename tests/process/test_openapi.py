@@ -14,7 +14,7 @@ import pytest
 
 from tests.process.server import Server
 
-EXAMPLES = os.environ.get("AEGIS_API_EXAMPLES", "25")
+EXAMPLES = os.environ.get("AEGIS_API_EXAMPLES", "15")
 SEED = os.environ.get("AEGIS_API_SEED", "1")
 
 # What the formats of the description mean that no JSON Schema has. A PUT whose If-Match names another

@@ -445,6 +445,16 @@ def test_put_goes_on_where_no_file_can_be_kept(path: Path, monkeypatch: pytest.M
         until(lambda: version_of(also_deciding) == 2)
 
 
+@pytest.fixture
+def switching_often() -> Iterator[None]:
+    """Threads that hardly ever run on for long."""
+    usual = sys.getswitchinterval()
+    sys.setswitchinterval(0.0002)
+    yield
+    sys.setswitchinterval(usual)
+
+
+@pytest.mark.usefixtures("switching_often")
 def test_requests_never_go_back_to_an_older_version(path: Path) -> None:
     with following(path) as (one, _), following(path) as (_, deciding):
         is_over = threading.Event()
