@@ -15,7 +15,7 @@ import struct
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from aegis import codec
 from aegis.compiled import CompiledPolicy, PolicyText, compiled, pack, unpack
@@ -98,29 +98,40 @@ def compile_source(source: str) -> CompiledPolicy:
 def _compiled_apart(media_type: str, body: bytes, deepest: int) -> PolicyText:
     root = str(Path(__file__).parents[1])
     try:
-        done = subprocess.run(  # noqa: S603 - what it is told is ours; the body goes in by its pipe
-            [sys.executable, "-P", "-c", _START, root, media_type, str(deepest), str(os.getpid())],
-            input=body,
-            stdout=subprocess.PIPE,
-            env={name: value for name, value in os.environ.items() if name[:6] != "AEGIS_"},
-            timeout=TIMEOUT_S,
-            check=False,
-        )
+        # Files, since a pipe takes some KiB at a time: the interpreter would change hands hundreds
+        # of times, and requests wait for their turn each time.
+        with _file() as given, _file() as made:
+            given.write(body)
+            given.seek(0)
+            command = [root, media_type, str(deepest), str(os.getpid()), str(made.fileno())]
+            done = subprocess.run(  # noqa: S603 - what it is told is ours
+                [sys.executable, "-P", "-c", _START, *command],
+                stdin=given,
+                stdout=subprocess.PIPE,  # nothing but its end comes there
+                pass_fds=(made.fileno(),),
+                env={name: value for name, value in os.environ.items() if name[:6] != "AEGIS_"},
+                timeout=TIMEOUT_S,
+                check=False,
+            )
+            if done.returncode:
+                raise NotReady(f"the policy could not be compiled: exit code {done.returncode}")
+            return _read(made, body)
     except subprocess.TimeoutExpired:
         raise NotReady(f"the policy was not compiled within {TIMEOUT_S:g} s") from None
     except OSError as error:
         raise NotReady(f"the policy could not be compiled: {error}") from None
-    if done.returncode:
-        raise NotReady(f"the policy could not be compiled: exit code {done.returncode}")
-    return _read(done.stdout, body)
 
 
-def _read(answer: bytes, body: bytes) -> PolicyText:
-    """What the process has answered."""
-    view = memoryview(answer)
-    said_bytes, source_bytes = _HEAD.unpack_from(view)
-    start = _HEAD.size + said_bytes
-    said: Any = codec.loads(bytes(view[_HEAD.size : start]), 8)
+def _file() -> BinaryIO:
+    """A file in memory."""
+    return open(os.memfd_create("aegis-policy"), "w+b", buffering=0)
+
+
+def _read(made: BinaryIO, body: bytes) -> PolicyText:
+    """What the process has made of a body."""
+    made.seek(0)
+    said_bytes, source_bytes = _HEAD.unpack(made.read(_HEAD.size))
+    said: Any = codec.loads(made.read(said_bytes), 8)
     match said["outcome"]:
         case "refused":
             raise PolicyError([Problem(*problem) for problem in said["problems"]])
@@ -128,18 +139,18 @@ def _read(answer: bytes, body: bytes) -> PolicyText:
             raise InvalidBody(said["error"], said["code"])
         case _:
             pass
-    source = bytes(view[start : start + source_bytes]) if source_bytes else body
-    packed = bytes(view[start + source_bytes :])
-    return PolicyText(decoded_policy(source), unpack(packed))
+    source = made.read(source_bytes) if source_bytes else body
+    return PolicyText(decoded_policy(source), unpack(made.read()))
 
 
 def main(arguments: list[str]) -> None:
-    """Compile what standard input has, and write it to standard output.
+    """Compile what standard input has.
 
     Args:
-        arguments: The body's media type, the limit on its nesting, and the process that asks.
+        arguments: The body's media type, the limit on its nesting, the process that asks, and the
+            file to write to.
     """
-    media_type, deepest, parent = arguments
+    media_type, deepest, parent, made = arguments
     # A signal to the whole group is meant for the server, which lets what was asked come to its end;
     # but this must not outlive it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -165,8 +176,6 @@ def main(arguments: list[str]) -> None:
     except InvalidBody as error:
         said = {"outcome": "no policy", "error": str(error), "code": error.code}
     head = codec.dumps(said)
-    output = sys.stdout.buffer
-    for part in (_HEAD.pack(len(head), len(source)), head, source, packed):
-        output.write(part)
-    output.flush()
+    with open(int(made), "wb") as output:
+        output.writelines((_HEAD.pack(len(head), len(source)), head, source, packed))
     os._exit(0)  # all that was made is given back at once, not piece by piece

@@ -148,7 +148,7 @@ def test_keys_of_the_environment_are_not_passed_on(
 
 
 def test_process_that_nobody_waits_for_does_nothing() -> None:
-    code = "from aegis.compiler import main; main(['application/yaml', '64', '1'])"
+    code = "from aegis.compiler import main; main(['application/yaml', '64', '1', '1'])"
     done = subprocess.run(
         [sys.executable, "-c", code], input=b"rules: []", capture_output=True, check=False
     )
