@@ -123,8 +123,8 @@ def _compiled_apart(media_type: str, body: bytes, deepest: int) -> PolicyText:
 
 
 def _file() -> BinaryIO:
-    """A file in memory."""
-    return open(os.memfd_create("aegis-policy"), "w+b", buffering=0)
+    """A file in memory; a limit on the size of files holds for it too."""
+    return open(os.memfd_create("aegis-policy"), "w+b")  # buffered: it writes all, or says why not
 
 
 def _read(made: BinaryIO, body: bytes) -> PolicyText:
@@ -176,6 +176,9 @@ def main(arguments: list[str]) -> None:
     except InvalidBody as error:
         said = {"outcome": "no policy", "error": str(error), "code": error.code}
     head = codec.dumps(said)
-    with open(int(made), "wb") as output:
-        output.writelines((_HEAD.pack(len(head), len(source)), head, source, packed))
+    try:
+        with open(int(made), "wb") as output:
+            output.writelines((_HEAD.pack(len(head), len(source)), head, source, packed))
+    except OSError as error:
+        sys.exit(f"the compiled policy cannot be handed over: {error}")
     os._exit(0)  # all that was made is given back at once, not piece by piece

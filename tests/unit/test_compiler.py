@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import resource
 import stat
 import subprocess
 import sys
@@ -145,6 +146,21 @@ def test_keys_of_the_environment_are_not_passed_on(
     with pytest.raises(NotReady):
         compile_source("rules: []")
     assert "AEGIS_" not in (tmp_path / "env").read_text()
+
+
+@pytest.mark.parametrize("room", [100, 60_000])
+def test_policy_that_a_limit_on_files_keeps_from_being_compiled_is_not_said_to_be_wrong(
+    room: int,
+) -> None:
+    source = "rules:\n" + "  - {name: a}\n" * 3_000
+    unlimited = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (room, unlimited[1]))
+    try:
+        with pytest.raises(NotReady, match="could not be compiled"):
+            compile_source(source)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, unlimited)
+    assert compile_source(source).packed is not None
 
 
 def test_process_that_nobody_waits_for_does_nothing() -> None:
