@@ -387,7 +387,7 @@ def _loader(inherited: _Inherited, ready: Callable[[], None]) -> Callable[[], Ap
         # they have to learn of the end before it does that.
         loop.add_reader(inherited.stopping, stop)
         # When the loop runs for good, granian listens.
-        loop.call_later(0.02, _once, inherited.failure, ready)
+        loop.call_later(0.02, _once, inherited, ready)
         return app
 
     return load
@@ -399,7 +399,10 @@ _READY_AT, _READY_PLACES = 4096, 512  # which have
 _SHARED_BYTES = _READY_AT + 4 * _READY_PLACES
 
 
-def _once(shared: mmap.mmap, ready: Callable[[], None]) -> None:
+def _once(inherited: _Inherited, ready: Callable[[], None]) -> None:
+    if os.getppid() != inherited.parent:
+        os._exit(0)  # it died before granian listened, which has forgotten the signal
+    shared = inherited.failure
     place, pid = _place(os.getpid())
     shared[place] = pid
     if not shared[_ANNOUNCED]:
