@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from hashlib import sha256
 from typing import Any
 
-from aegis.errors import NotFound, PreconditionFailed
+from aegis.errors import NotFound, PreconditionFailed, StoreError, shown
 from aegis.store import Connection, Store
 
 __all__ = ["PolicyHistory", "PolicyVersion"]
@@ -89,6 +90,22 @@ class PolicyHistory:
         if source is None:
             raise NotFound(f"there is no policy version {version}")
         return str(source)
+
+    def check(self) -> None:
+        """See that each version's text is the one whose hash stands beside it.
+
+        Raises:
+            StoreError: One is not; or the database cannot be read.
+        """
+        with self._store.reading() as connection:
+            for version, hashed, source in connection.execute(
+                "SELECT version, sha256, source FROM policy_version"
+            ):
+                if sha256(str(source).encode()).hexdigest() != hashed:
+                    raise StoreError(
+                        f"{shown(self._store.path)} is damaged: the text of policy version {version}"
+                        " is not the one that was stored"
+                    )
 
     def page(self, *, before: int | None = None, limit: int = 1_000) -> list[PolicyVersion]:
         """Versions, newest first.

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from aegis.audit.chain import newest_link
+from aegis.audit.chain import anchor, newest_link
 from aegis.audit.postings import SEGMENT_BITS
-from aegis.audit.records import COLUMNS, GENESIS, now_us
+from aegis.audit.records import COLUMNS, now_us
 from aegis.audit.recovery import begun_actions
 from aegis.audit.requests import oldest_repeatable
 from aegis.audit.verify import Pin, verify
@@ -61,33 +61,26 @@ def archive(
     """
     _remove(store, tick)
     with store.reading() as connection:
-        anchor, previous = _anchor(connection)
-        last = _end(connection, anchor, before_us)
+        archived, previous = anchor(connection)
+        last = _end(connection, archived, before_us)
         hashed = connection.execute("SELECT hash FROM record WHERE id = ?", (last,)).get
-    if last <= anchor or hashed is None:
-        return Archived(anchor + 1, anchor, previous)
-    _copy(store, anchor, previous, last, path, tick)
+    if last <= archived or hashed is None:
+        return Archived(archived + 1, archived, previous)
+    _copy(store, archived, previous, last, path, tick)
     with store.transaction() as connection:
         connection.execute(
             "INSERT INTO archive (last, hash, records, file, archived_us) VALUES (?, ?, ?, ?, ?)",
-            (last, hashed, last - anchor, Path(path).name, now_us()),
+            (last, hashed, last - archived, Path(path).name, now_us()),
         )
     _remove(store, tick)
-    return Archived(anchor + 1, last, bytes(hashed))
+    return Archived(archived + 1, last, bytes(hashed))
 
 
-def _anchor(connection: Connection) -> tuple[int, bytes]:
-    rows: list[Any] = connection.execute(
-        "SELECT last, hash FROM archive ORDER BY last DESC LIMIT 1"
-    ).fetchall()
-    return rows[0] if rows else (0, GENESIS)
-
-
-def _end(connection: Connection, anchor: int, before_us: int) -> int:
+def _end(connection: Connection, archived: int, before_us: int) -> int:
     """The last link to move: none after it belongs to one up to it, and all of them have ended."""
     newest, _ = newest_link(connection)
     later = connection.execute(
-        "SELECT min(id) FROM record WHERE id > ? AND timestamp_us >= ?", (anchor, before_us)
+        "SELECT min(id) FROM record WHERE id > ? AND timestamp_us >= ?", (archived, before_us)
     ).get
     last = newest if later is None else later - 1
     begun = min((number for number, _ in begun_actions(connection)), default=last + 1)
@@ -97,16 +90,16 @@ def _end(connection: Connection, anchor: int, before_us: int) -> int:
         parted = connection.execute(
             "SELECT min(intent) FROM record WHERE intent IS NOT NULL AND id > ? AND intent > ?"
             " AND intent <= ?",
-            (last, anchor, last),
+            (last, archived, last),
         ).get
         if parted is None:
-            return max(last, anchor)
+            return max(last, archived)
         last = parted - 1
 
 
 def _copy(
     store: Store,
-    anchor: int,
+    after: int,
     previous: bytes,
     last: int,
     path: str | Path,
@@ -120,18 +113,18 @@ def _copy(
         Path(name).unlink(missing_ok=True)  # of a run that was interrupted
     archived = Store(partial)
     try:
-        if anchor:
+        if after:
             with archived.transaction() as target:
                 target.execute(
                     "INSERT INTO archive (last, hash, records, file, archived_us)"
                     " VALUES (?, ?, 0, '', ?)",
-                    (anchor, previous, now_us()),
+                    (after, previous, now_us()),
                 )
-        after = anchor
-        while after < last:
+        copied = after
+        while copied < last:
             with store.reading() as source, archived.transaction() as target:
-                after = _copy_some(source, target, after, min(after + _LINKS_AT_ONCE, last))
-            tick(after - anchor)
+                copied = _copy_some(source, target, copied, min(copied + _LINKS_AT_ONCE, last))
+            tick(copied - after)
         with store.reading() as source:
             hashed = source.execute("SELECT hash FROM record WHERE id = ?", (last,)).get
         verify(archived, pin=Pin(bytes(hashed), last))
@@ -166,7 +159,7 @@ def _copy_some(source: Connection, target: Connection, after: int, last: int) ->
 def _remove(store: Store, tick: Callable[[int], None]) -> None:
     """Remove what archives have."""
     with store.reading() as connection:
-        last, _ = _anchor(connection)
+        last, _ = anchor(connection)
     removed = 0
     while True:
         with store.transaction() as connection:

@@ -14,7 +14,7 @@ from aegis.audit.records import COLUMNS, GENESIS, AuditRecord, Outcome, Row, Wor
 from aegis.errors import StoreError
 from aegis.store import Connection, Store, insert_many, is_constraint, word_ids
 
-__all__ = ["MOST_LINKS_A_STATEMENT", "Appended", "ChainEnd", "Link", "newest_link"]
+__all__ = ["MOST_LINKS_A_STATEMENT", "Appended", "ChainEnd", "Link", "anchor", "newest_link"]
 
 Link = AuditRecord | Outcome
 
@@ -137,15 +137,18 @@ class ChainEnd:
 
 def newest_link(connection: Connection) -> tuple[int, bytes]:
     """The number and the hash of the newest link; 0 and `GENESIS` where there is none."""
-    rows: list[Any] = (
-        connection.execute("SELECT id, hash FROM record ORDER BY id DESC LIMIT 1").fetchall()
-        or connection.execute(
-            "SELECT last, hash FROM archive ORDER BY last DESC LIMIT 1"
-        ).fetchall()
-    )
-    if not rows:
-        return 0, GENESIS
-    number, hashed = rows[0]
+    rows: list[Any] = connection.execute(
+        "SELECT id, hash FROM record ORDER BY id DESC LIMIT 1"
+    ).fetchall()
+    number, hashed = rows[0] if rows else anchor(connection)
     if type(hashed) is not bytes or len(hashed) != len(GENESIS):
         raise StoreError(f"the audit is damaged: link {number} has no hash")
     return number, hashed
+
+
+def anchor(connection: Connection) -> tuple[int, bytes]:
+    """What the first link goes on from: the last one that was archived, or 0 and `GENESIS`."""
+    rows: list[Any] = connection.execute(
+        "SELECT last, hash FROM archive WHERE last > 0 ORDER BY last DESC LIMIT 1"
+    ).fetchall()
+    return rows[0] if rows else (0, GENESIS)

@@ -16,7 +16,7 @@ from array import array
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from aegis.audit.records import STATUS_CODES, ResultStatus
+from aegis.audit.records import OUTCOME, STATUS_CODES, ResultStatus
 from aegis.errors import StoreError
 from aegis.store import Connection, Store, insert_many
 
@@ -50,7 +50,7 @@ _BOUND_AGAIN_S = 60.0  # trying holds up the writers for up to a second
 _ROWS = f"""
 SELECT r.id & {SEGMENT - 1}, r.session, r.action_type, r.matched_rule, r.agent, r.risk_level,
     ifnull(o.result_status, r.result_status), r.operation
-FROM record AS r LEFT JOIN record AS o ON o.intent = r.id
+FROM record AS r LEFT JOIN record AS o ON {OUTCOME}
 WHERE r.id >= ? AND r.id < ? AND r.intent IS NULL
 ORDER BY r.id
 """
@@ -197,25 +197,51 @@ def unlike_records(store: Store, archived: int) -> int | None:
         StoreError: The database cannot be read.
     """
     with store.reading() as connection:
-        segments: list[Any] = connection.execute(
-            "SELECT id, first_us, last_us FROM segment"
-        ).fetchall()
-    for segment, first_us, last_us in segments:
-        first = segment << SEGMENT_BITS
-        if first <= archived:
-            continue
+        newest = connection.execute("SELECT max(id) FROM record").get or archived
+        sealed = sealed_to(connection)
+    for first in range((archived + 1) & -SEGMENT, sealed, SEGMENT):
+        if first + SEGMENT > newest + 1:
+            return first  # it is said to be whole, and is not
         with store.reading() as connection:
-            rows: list[Any] = connection.execute(_ROWS, (first, first + SEGMENT)).fetchall()
-            times: list[Any] = connection.execute(_TIMES, (first, first + SEGMENT)).fetchall()
-            postings: list[Any] = connection.execute(
-                "SELECT kind, word, records FROM posting WHERE segment = ?", (segment,)
-            ).fetchall()
-        made = {key: _encoded(offsets) for key, offsets in _by_value(rows).items()}
-        if times != [(first_us, last_us)] or made != {
-            (k, w): records for k, w, records in postings
-        }:
-            return int(first)
+            if _has_begun(connection, first, first + SEGMENT) or not _is_like(
+                connection, first, max(first, archived + 1)
+            ):
+                return first
     return None
+
+
+def _is_like(connection: Connection, first: int, since: int) -> bool:
+    """Whether what is stored of a segment is what would be made of its records now.
+
+    Args:
+        connection: To read with.
+        first: The number of the segment's first link.
+        since: Of the first one that is there; what was archived of it is in the index still.
+    """
+    segment, after = first >> SEGMENT_BITS, first + SEGMENT
+    rows: list[Any] = connection.execute(_ROWS, (since, after)).fetchall()
+    times: list[Any] = connection.execute(_TIMES, (since, after)).fetchall()
+    stored_times: list[Any] = connection.execute(
+        "SELECT first_us, last_us FROM segment WHERE id = ?", (segment,)
+    ).fetchall()
+    postings: list[Any] = connection.execute(
+        "SELECT kind, word, records FROM posting WHERE segment = ?", (segment,)
+    ).fetchall()
+    stored = {(kind, word): records for kind, word, records in postings}
+    made = {key: _encoded(offsets) for key, offsets in _by_value(rows).items()}
+    if since == first:
+        return stored_times == times and stored == made
+    here = -1 << (since - first)
+    try:
+        left = {key: common([records]) & here for key, records in stored.items()}
+        return (
+            len(stored_times) == 1
+            and (not rows or stored_times[0][0] <= times[0][0] <= times[0][1] <= stored_times[0][1])
+            and {key: bits for key, bits in left.items() if bits}
+            == {key: common([records]) for key, records in made.items()}
+        )
+    except (TypeError, ValueError, IndexError):  # what is stored is no posting
+        return False
 
 
 def _by_value(rows: list[tuple[int | None, ...]]) -> dict[tuple[int, int], list[int]]:
@@ -233,7 +259,7 @@ def _has_begun(connection: Connection, first: int, after: int) -> bool:
         connection.execute(
             "SELECT EXISTS (SELECT 1 FROM record AS r WHERE r.id >= ? AND r.id < ?"
             " AND r.result_status = ? AND r.intent IS NULL"
-            " AND NOT EXISTS (SELECT 1 FROM record AS o WHERE o.intent = r.id))",
+            f" AND NOT EXISTS (SELECT 1 FROM record AS o WHERE {OUTCOME}))",
             (first, after, STATUS_CODES[ResultStatus.STARTED]),
         ).get
     )

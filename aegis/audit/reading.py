@@ -10,10 +10,11 @@ from dataclasses import dataclass, fields
 from itertools import islice
 from typing import Any, TypeVar
 
-from aegis.audit.chain import newest_link
+from aegis.audit.chain import anchor, newest_link
 from aegis.audit.postings import KINDS, SEGMENT, SEGMENT_BITS, common, sealed_to
 from aegis.audit.records import (
     OPERATION_CODES,
+    OUTCOME,
     SELECT,
     STATUS_CODES,
     STATUSES,
@@ -118,7 +119,7 @@ class _Search:
         return not self.codes and self.since_us is None and self.until_us is None
 
 
-_FROM = "FROM record AS r LEFT JOIN record AS o ON o.intent = r.id"
+_FROM = f"FROM record AS r LEFT JOIN record AS o ON {OUTCOME}"
 
 
 class AuditReader:
@@ -216,7 +217,7 @@ class AuditReader:
         records = 0
         with self.store.reading() as connection:
             last, _ = newest_link(connection)
-            archived = connection.execute("SELECT ifnull(max(last), 0) FROM archive").get
+            archived, _ = anchor(connection)
         for first in range(archived, last, MOST_LINKS_FOLLOWED):
             where = "r.id > ? AND r.id <= ? AND r.intent IS NULL"
             span = (first, min(first + MOST_LINKS_FOLLOWED, last))
@@ -276,7 +277,7 @@ class AuditReader:
                     "WITH link AS (SELECT n.id AS seq, ifnull(n.intent, n.id) AS first"
                     " FROM record AS n WHERE n.id > ? AND n.id <= ?)"
                     f" SELECT link.seq, r.id FROM link JOIN record AS r ON r.id = link.first"
-                    " LEFT JOIN record AS o ON o.intent = r.id"
+                    f" LEFT JOIN record AS o ON {OUTCOME}"
                     f" WHERE {where} AND r.id >= ? AND r.id <= ? AND link.seq = ifnull(o.id, r.id)"
                     " ORDER BY link.seq LIMIT ?",
                     (seq, until, *bindings, search.first, search.last, rows),
@@ -324,7 +325,7 @@ def _search(connection: Connection, wanted: AuditFilter) -> _Search | None:
             return None
         codes[column] = code
     last, _ = newest_link(connection)
-    archived = connection.execute("SELECT ifnull(max(last), 0) FROM archive").get
+    archived, _ = anchor(connection)
     first = max(archived + 1, 0 if wanted.after is None else wanted.after + 1)
     if wanted.before is not None:
         last = min(last, wanted.before - 1)

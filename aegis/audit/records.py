@@ -24,6 +24,7 @@ __all__ = [
     "GENESIS",
     "MEMBERS",
     "OPERATION_CODES",
+    "OUTCOME",
     "SELECT",
     "STATUSES",
     "STATUS_CODES",
@@ -261,6 +262,9 @@ _WORDS = """
     LEFT JOIN word AS key_name ON key_name.id = r.key_name
 """
 
+OUTCOME = "o.intent = r.id AND o.id > r.id"
+"""How a record `r` is joined with its outcome `o`, which stands after it."""
+
 SELECT = f"""
 SELECT r.id, session.text, r.timestamp_us, type.text, r.action_target, r.action_params,
     r.action_desc, r.risk_level, r.approval, rule.text, human.text,
@@ -269,7 +273,7 @@ SELECT r.id, session.text, r.timestamp_us, type.text, r.action_target, r.action_
     r.policy_version, key_name.text, r.operation, r.worker, o.timestamp_us, ifnull(o.id, r.id),
     ifnull(o.hash, r.hash)
 FROM record AS r
-    LEFT JOIN record AS o ON o.intent = r.id
+    LEFT JOIN record AS o ON {OUTCOME}
     {_WORDS}
 """
 """A record as it stands now; `r` is its first link, `o` its outcome."""

@@ -9,6 +9,7 @@ from aegis.audit.chain import ChainEnd
 from aegis.audit.postings import sealed_to
 from aegis.audit.records import (
     APPROVALS,
+    OUTCOME,
     STATUS_CODES,
     STATUSES,
     AuditRecord,
@@ -56,7 +57,7 @@ def begun_actions(connection: Connection) -> list[tuple[int, int | None]]:
     """The actions without an outcome, and whose they are."""
     rows: list[Any] = connection.execute(
         "SELECT r.id, r.worker FROM record AS r WHERE r.id >= ? AND r.intent IS NULL"
-        " AND r.result_status = ? AND NOT EXISTS (SELECT 1 FROM record AS o WHERE o.intent = r.id)",
+        f" AND r.result_status = ? AND NOT EXISTS (SELECT 1 FROM record AS o WHERE {OUTCOME})",
         (sealed_to(connection), STATUS_CODES[ResultStatus.STARTED]),
     ).fetchall()
     return rows

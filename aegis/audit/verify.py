@@ -7,16 +7,17 @@ done either shows a head that was kept elsewhere, or one that the server signed.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from aegis.audit.chain import newest_link
+from aegis.audit.chain import anchor, newest_link
 from aegis.audit.postings import unlike_records
 from aegis.audit.records import CANONICAL, GENESIS
 from aegis.errors import InvalidTrail, StoreError, shown
 from aegis.store import Store
+from aegis.versions import PolicyHistory
 
 __all__ = [
     "EXPORT_HEAD",
@@ -59,14 +60,17 @@ class Verified:
         last: The number of the last one.
         count: How many there were.
         hash: The hash of the last one.
-        is_pinned: Whether the head that was kept elsewhere is in it.
+        pinned: The number of the pinned link, where there is a pin: one of these, or the one that
+            they go on from; 0 is what every chain begins with.
+        archives: The files that the links before the first one were moved to, where that is known.
     """
 
     first: int
     last: int
     count: int
     hash: bytes
-    is_pinned: bool
+    pinned: int | None
+    archives: tuple[str, ...] = ()
 
 
 def verify(
@@ -90,24 +94,36 @@ def verify(
     """
     with store.reading() as connection:
         last, _ = newest_link(connection)
-        anchors: list[Any] = connection.execute("SELECT last, hash FROM archive").fetchall()
-    number, previous = max(anchors, default=(0, GENESIS))
-    known = {0: GENESIS, **dict(anchors)}
-    if pin is not None and pin.number is not None and 0 < pin.number < number:
-        raise StoreError(f"the pinned link {pin.number} was archived; verify its archive with it")
+        archived, previous = anchor(connection)
+        archives: list[Any] = connection.execute(
+            "SELECT file FROM archive ORDER BY last"
+        ).fetchall()
+    number = archived
     if since is not None and since > number + 1:
         number, previous = since - 1, _hash_of(store, since - 1)
-        if pin is not None:
-            known |= _pinned_before(store, pin, since)
-    known[number] = previous
-    verified = _walked(_links(store, number, last, tick), number, previous, pin, known)
-    if verified.last < last:
-        raise InvalidTrail("is missing", verified.last + 1)
-    odd = _lost_outcome(store, number, last) or unlike_records(store, number)
-    if odd is not None:
-        raise InvalidTrail("is not where the index says; records may not be found by it", odd)
+        _refuse_unreached(store, pin, since)
+    elif pin is not None and pin.number is not None and 0 < pin.number < number:
+        raise StoreError(f"the pinned link {pin.number} was archived; verify its archive with it")
+    try:
+        verified = _walked(_links(store, number, last, tick), number, previous, pin)
+        if verified.last < last:
+            raise InvalidTrail("is missing", verified.last + 1)
+        odd = _stray(store)
+        if odd is not None:
+            raise InvalidTrail("stands where no link can be", odd)
+        odd = _lost_outcome(store, number, last) or unlike_records(store, archived)
+        if odd is not None:
+            raise InvalidTrail("is not where the index says; records may not be found by it", odd)
+    except InvalidTrail:
+        with store.reading() as connection:
+            is_archiving = anchor(connection)[0] != archived
+        if is_archiving:
+            raise StoreError("links were archived while they were looked at; try again") from None
+        raise
     store.check_words()
-    return verified
+    PolicyHistory(store).check()
+    names = tuple(name for (name,) in archives if name) if number == archived else ()
+    return replace(verified, archives=names)
 
 
 def verify_export(
@@ -126,7 +142,13 @@ def verify_export(
     """
     source = iter(lines)
     number, previous = _export_head(next(source, b""))
-    return _walked(_read_lines(source, number, tick), number, previous, pin, {number: previous})
+    if number == 0 and previous != GENESIS:
+        raise InvalidTrail("goes on from a hash that no chain begins with", 1)
+    if pin is not None and pin.number is not None and 0 < pin.number < number:
+        raise StoreError(
+            f"the pinned link {pin.number} is before link {number + 1}, the first here"
+        )
+    return _walked(_read_lines(source, number, tick), number, previous, pin)
 
 
 def exported_links(
@@ -139,8 +161,7 @@ def exported_links(
     """
     with store.reading() as connection:
         last, _ = newest_link(connection)
-        anchors: list[Any] = connection.execute("SELECT last, hash FROM archive").fetchall()
-    number, previous = max(anchors, default=(0, GENESIS))
+        number, previous = anchor(connection)
     if since is not None and since > number + 1:
         number, previous = since - 1, _hash_of(store, since - 1)
     yield _export_line(number, previous)
@@ -148,19 +169,10 @@ def exported_links(
         yield b"%b %b\n" % (hashed.hex().encode(), canonical)
 
 
-def _walked(
-    links: Iterable[Linked],
-    number: int,
-    previous: bytes,
-    pin: Pin | None,
-    known: dict[int, bytes],
-) -> Verified:
+def _walked(links: Iterable[Linked], number: int, previous: bytes, pin: Pin | None) -> Verified:
     first = number + 1
-    # A pin may lie before what is looked at.
-    if pin is not None and pin.number in known and known[pin.number] != pin.hash:
-        raise InvalidTrail("is not the pinned one: the chain was made anew", pin.number)
-    is_pinned = pin is not None and pin.hash in known.values()
-    wanted = None if pin is None or is_pinned else pin.hash
+    pinned = None if pin is None else _pinned_before(pin, number, previous)
+    wanted = pin if pinned is None else None
     for found, hashed, canonical in links:
         number += 1
         if found != number:
@@ -168,18 +180,32 @@ def _walked(
         # The hash of what was stored before, and of what is here now.
         if sha256(previous + canonical).digest() != hashed:
             raise InvalidTrail("was changed, or is not the one that stood here", number)
-        if hashed == wanted:
-            is_pinned = True
-        if pin is not None and number == pin.number and hashed != pin.hash:
-            raise InvalidTrail("is not the pinned one: the chain was made anew", number)
+        if wanted is not None:
+            if hashed == wanted.hash and wanted.number in (None, number):
+                pinned, wanted = number, None
+            elif number == wanted.number:
+                raise InvalidTrail(_MADE_ANEW, number)
         previous = hashed
-    if pin is not None and not is_pinned:
-        if pin.number is not None and pin.number > number:
-            raise InvalidTrail(f"is missing, and all up to the pinned {pin.number}", number + 1)
+    if wanted is not None:
+        if wanted.number is not None:
+            raise InvalidTrail(f"is missing, and all up to the pinned {wanted.number}", number + 1)
         raise InvalidTrail(
             "is missing, or the chain was made anew: the pinned head is not in it", number + 1
         )
-    return Verified(first, number, number - first + 1, previous, is_pinned)
+    return Verified(first, number, number - first + 1, previous, pinned)
+
+
+_MADE_ANEW = "is not the pinned one: the chain was made anew"
+
+
+def _pinned_before(pin: Pin, number: int, previous: bytes) -> int | None:
+    """The pinned link's number, where it is the one that is gone on from, or the beginning of all."""
+    for known, hashed in ((0, GENESIS), (number, previous)):
+        if pin.number == known and pin.hash != hashed:
+            raise InvalidTrail(_MADE_ANEW, known)
+        if pin.hash == hashed and pin.number in (None, known):
+            return known
+    return None
 
 
 def _links(store: Store, after: int, last: int, tick: Callable[[int], None]) -> Iterator[Linked]:
@@ -227,14 +253,33 @@ def _lost_outcome(store: Store, after: int, last: int) -> int | None:
     return None
 
 
-def _pinned_before(store: Store, pin: Pin, since: int) -> dict[int, bytes]:
-    """The pinned link, where it is there and before a link."""
+def _stray(store: Store) -> int | None:
+    """A link that the chain does not lead to: one before the first, an outcome before its record."""
     with store.reading() as connection:
-        found: list[Any] = connection.execute(
-            "SELECT id, hash FROM record WHERE id < ?1 AND iif(?2 IS NULL, hash = ?3, id = ?2)",
-            (since, pin.number, pin.hash),
-        ).fetchall()
-    return dict(found)
+        odd = connection.execute(
+            "SELECT min(id) FROM (SELECT id FROM record WHERE id < 1 UNION ALL"
+            " SELECT id FROM record INDEXED BY outcome WHERE intent IS NOT NULL AND intent >= id)"
+        ).get
+    return None if odd is None else int(odd)
+
+
+def _refuse_unreached(store: Store, pin: Pin | None, since: int) -> None:
+    """Refuse a pin that nothing leads to from the first link to look at.
+
+    Raises:
+        StoreError: It is of a link before the one that is gone on from.
+    """
+    number = None if pin is None else pin.number
+    if pin is not None and number is None:
+        with store.reading() as connection:
+            number = connection.execute(
+                "SELECT max(id) FROM record WHERE id < ? AND hash = ?", (since, pin.hash)
+            ).get
+    if number is not None and 0 < number < since - 1:
+        raise StoreError(
+            f"the pinned link {number} is before link {since}, the first to look at; look at all"
+            f" from link {number + 1} on"
+        )
 
 
 def _hash_of(store: Store, number: int) -> bytes:
@@ -255,7 +300,7 @@ def _export_head(line: bytes) -> tuple[int, bytes]:
     try:
         previous = bytes.fromhex(hashed)
         # Only in the very form in which it was written.
-        if line != _export_line(int(number), previous):
+        if int(number) < 0 or line != _export_line(int(number), previous):
             raise ValueError
         return int(number), previous
     except ValueError:

@@ -214,9 +214,9 @@ def verify(file: str, pinned: str | None, public_key: str | None, since: int | N
     the file can also make all of it anew: only a head that was kept elsewhere, or signed, shows
     that.
     """
-    pin = None if pinned is None else _pin(pinned, public_key)
-    if public_key is not None and pin is None:
+    if public_key is not None and (pinned is None or _hash(pinned) is not None):
         raise click.UsageError("--public-key needs a signed head: give --head FILE")
+    pin = None if pinned is None else _pin(pinned, public_key)
     if is_database(file):
         store = Store(file, read_only=True)
         try:
@@ -230,8 +230,13 @@ def verify(file: str, pinned: str | None, public_key: str | None, since: int | N
         with Path(file).open("rb") as lines:
             found = verify_export(lines, pin=pin)
     said = "nothing to verify" if not found.count else f"links {found.first} to {found.last}"
-    pinning = ", with the pinned head" if found.is_pinned else ""
-    click.echo(f"{paint('ok', 'green')}: {said}{pinning}; the newest hash is {found.hash.hex()}")
+    if found.pinned is not None:
+        is_in = 0 < found.pinned >= found.first
+        said += ", with the pinned head" if is_in else f", after the pinned link {found.pinned}"
+    click.echo(f"{paint('ok', 'green')}: {said}; the newest hash is {found.hash.hex()}")
+    if found.first > 1:
+        where = ", ".join(map(shown, found.archives)) or "what has them"
+        click.echo(f"links 1 to {found.first - 1} are not among these; verify {where} as well")
 
 
 @audit.command("archive")
@@ -362,15 +367,23 @@ def _links_of(store: Store) -> int:
     return int(AuditReader(store).read_head()["count"])
 
 
-def _pin(text: str, public_key: str | None) -> Pin:
+def _hash(text: str) -> bytes | None:
+    """The hash that a text is; None: it is none."""
     try:
-        if len(text) == 64:
-            return Pin(bytes.fromhex(text))
+        return bytes.fromhex(text) if len(text) == 64 else None
     except ValueError:
-        pass
+        return None
+
+
+def _pin(text: str, public_key: str | None) -> Pin:
+    if (hashed := _hash(text)) is not None:
+        return Pin(hashed)
     try:
         kept = json.loads(Path(text).read_text(encoding="utf-8"))
-        pin = Pin(bytes.fromhex(kept["hash"]), int(kept["id"]))
+        number = kept["id"]
+        if type(number) is not int or number < 0:
+            raise ValueError
+        pin = Pin(bytes.fromhex(kept["hash"]), number)
     except OSError as error:
         raise ConfigError(f"cannot read the head {shown(text)}: {error.strerror}") from None
     except (ValueError, KeyError, TypeError):

@@ -53,6 +53,10 @@ def lines(ended: Ended) -> list[dict[str, Any]]:
     return [json.loads(line) for line in ended.stdout.splitlines()]
 
 
+def hash_of_newest(records: list[dict[str, Any]]) -> str:
+    return str(records[-1]["hash"])
+
+
 def forge(path: Path, statement: str) -> None:
     with closing(sqlite3.connect(path)) as connection, connection:
         connection.execute("DROP TRIGGER record_stays")
@@ -199,6 +203,9 @@ def test_archive_moves_records_and_both_files_verify(folder: Path) -> None:
     assert lines(audit(folder, "export", "--audit-db", "old.db")) == before
     assert audit(folder, "export").stdout.strip() == ""
     assert audit(folder, "verify", "old.db").code == audit(folder, "verify", DATABASE).code == 0
+    verified = audit(folder, "verify", DATABASE, "--head", hash_of_newest(before))
+    assert "nothing to verify, after the pinned link 5; " in verified.stdout
+    assert "links 1 to 5 are not among these; verify `old.db` as well\n" in verified.stdout
     nothing = audit(folder, "archive", "--before", "1999-01-01", "--to", "none.db")
     assert (nothing.code, "nothing is older" in nothing.stdout) == (0, True)
     assert not (folder / "none.db").exists()
@@ -267,6 +274,7 @@ def test_import_takes_over_agent_aegis_once_and_redacts(folder: Path) -> None:
         (("verify", DATABASE, "--head", "missing.json"), "cannot read the head"),
         (("verify", DATABASE, "--head", "text"), "is no head"),
         (("verify", DATABASE, "--public-key", "text"), "needs a signed head"),
+        (("verify", DATABASE, "--head", "a" * 64, "--public-key", "text"), "needs a signed head"),
         (("verify", DATABASE, "--from", "99"), "no link 98"),
     ],
 )

@@ -30,7 +30,7 @@ from aegis.audit import (
 from aegis.audit.archive import archive
 from aegis.audit.records import CANONICAL, GENESIS
 from aegis.audit.verify import Pin, exported_links, verify, verify_export
-from aegis.errors import AegisError, InvalidTrail
+from aegis.errors import AegisError, InvalidTrail, StoreError
 from aegis.store import Store
 from aegis_core import Approval, RiskLevel
 
@@ -190,7 +190,7 @@ def test_trail_verifies_as_it_was_written(trail: list[Link]) -> None:
             verified = verify(store)
             assert (verified.first, verified.last, verified.count) == (1, len(trail), len(trail))
             pinned = verify(store, pin=Pin(verified.hash, verified.last or None))
-            assert pinned.is_pinned
+            assert pinned.pinned == verified.last
 
 
 @FEW
@@ -456,6 +456,84 @@ RECORD = AuditRecord(
 )
 
 
+# By a hash alone, nobody can tell that a link which is said to be elsewhere had another number.
+@pytest.mark.parametrize(
+    ("number", "knows_number"), [(0, True), (0, False), (-5, True), (-5, False), (2, True)]
+)
+def test_archive_that_is_only_said_to_be_does_not_stand_for_a_pinned_head(
+    tmp_path: Path, number: int, knows_number: bool
+) -> None:
+    path = tmp_path / "audit.db"
+    written(path, [RECORD] * 4)
+    with reading(path) as store:
+        head = verify(store)
+    said = ("INSERT INTO archive VALUES (?, ?, 1, 'old.db', 1)", (number, head.hash))
+    forge(path, "DELETE FROM record WHERE id > 2", said)
+    assert fault(path, Pin(head.hash, head.last if knows_number else None)) == 3
+
+
+def test_links_that_are_elsewhere_are_named(tmp_path: Path) -> None:
+    path = tmp_path / "audit.db"
+    written(path, [RECORD] * 3)
+    with reading(path) as store:
+        head = verify(store)
+    forge(
+        path,
+        ("INSERT INTO archive VALUES (3, ?, 3, 'old.db', 1)", (head.hash,)),
+        "DELETE FROM record",
+    )
+    with reading(path) as store:
+        verified = verify(store, pin=Pin(head.hash, 3))
+    assert (verified.first, verified.count, verified.pinned) == (4, 0, 3)
+    assert verified.archives == ("old.db",)
+
+
+@pytest.mark.parametrize("number", [-9, 0, 1])
+def test_outcome_that_stands_before_its_record_changes_nothing_and_is_found(
+    tmp_path: Path, number: int
+) -> None:
+    path = tmp_path / "audit.db"
+    written(path, [RECORD, RECORD])
+    store = Store(path)
+    archive(store, 2, tmp_path / "old.db")
+    store.close()
+    written(path, [RECORD])
+    before, chain = rows(path), exported(path)
+    forge(
+        path,
+        f"INSERT INTO record (id, hash, intent, timestamp_us, result_status, result_error)"
+        f" VALUES ({number}, randomblob(32), 3, 1, 2, 'forged')",
+    )
+    assert rows(path) == before
+    assert exported(path) == chain
+    assert fault(path) == number
+
+
+def test_record_before_the_first_is_found(tmp_path: Path) -> None:
+    path = tmp_path / "audit.db"
+    written(path, [RECORD])
+    forge(path, "CREATE TEMP TABLE t AS SELECT * FROM record", "UPDATE t SET id = -1",
+          "INSERT INTO record SELECT * FROM t")  # fmt: skip
+    assert fault(path) == -1
+
+
+def test_policy_that_is_not_the_one_that_was_stored_is_found(tmp_path: Path) -> None:
+    path = tmp_path / "audit.db"
+    written(path, [RECORD])
+    digest = sha256(b"rules: []").hexdigest()
+    forge(
+        path,
+        (
+            "INSERT INTO policy_version VALUES (1, ?, 'file', 1, 'rules: []', NULL, NULL)",
+            (digest,),
+        ),
+    )
+    assert fault(path) is None
+    forge(path, "UPDATE policy_version SET source = 'rules: [{name: a}]'")
+    with pytest.raises(StoreError, match="policy version 1"):
+        fault(path)
+
+
 # --- the chain as text ---------------------------------------------------------------------------
 
 
@@ -513,6 +591,26 @@ def test_changed_line_of_an_exported_chain_is_named(trail: list[Link], data: st.
     with pytest.raises(InvalidTrail) as refused:
         verify_export(lines)
     assert refused.value.number == number
+
+
+@pytest.mark.parametrize("number", [0, -1, 1])
+def test_export_that_only_says_that_it_goes_on_from_a_pinned_head_does_not_have_it(
+    tmp_path: Path, number: int
+) -> None:
+    written(tmp_path / "audit.db", [RECORD] * 3)
+    with reading(tmp_path / "audit.db") as store:
+        head = verify(store)
+    forged = [f"aegis-audit-chain 1 {number} {head.hash.hex()}\n".encode()]
+    with pytest.raises(AegisError):
+        verify_export(forged, pin=Pin(head.hash, head.last))
+
+
+def test_pin_of_the_empty_chain_is_in_every_one(tmp_path: Path) -> None:
+    written(tmp_path / "audit.db", [RECORD])
+    for pin in (Pin(GENESIS, 0), Pin(GENESIS)):
+        assert fault(tmp_path / "audit.db", pin) is None
+        assert verify_export(exported(tmp_path / "audit.db").splitlines(True), pin=pin).pinned == 0
+    assert fault(tmp_path / "audit.db", Pin(bytes(31) + b"x", 0)) == 0
 
 
 # --- archives ------------------------------------------------------------------------------------

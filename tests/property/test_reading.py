@@ -23,9 +23,11 @@ from aegis.audit import (
     Outcome,
     ResultStatus,
 )
+from aegis.audit.archive import archive
 from aegis.audit.postings import SEGMENT, sealed_to
 from aegis.store import Store
 from aegis_core import Approval, RiskLevel
+from tests.property.test_chain import fault, forge
 
 LINKS = 3 * SEGMENT + 3_000
 SEALED = 3 * SEGMENT
@@ -264,3 +266,46 @@ def test_counts_are_those_of_all_records(trail: Written) -> None:
     for status in ResultStatus:
         count = sum(one.status is status for one in trail.known)
         assert stats["result_statuses"].get(status.value, 0) == count
+
+
+# --- the index, changed --------------------------------------------------------------------------
+
+FORGERIES = {
+    "a posting without its records": "UPDATE posting SET records = x'' WHERE segment = {} AND kind = 1",
+    "postings that are none": "UPDATE posting SET records = x'ff' WHERE segment = {} AND kind = 1",
+    "no postings of a kind": "DELETE FROM posting WHERE segment = {} AND kind = 4",
+    "a posting too many": "INSERT INTO posting VALUES ({}, 4, 9999, x'ff0f')",
+    "no segment": "DELETE FROM segment WHERE id = {}",
+    "another time": "UPDATE segment SET last_us = 0 WHERE id = {}",
+}
+
+
+@pytest.mark.parametrize("is_archived", [False, True])
+@pytest.mark.parametrize("forgery", FORGERIES)
+def test_index_that_hides_records_is_found(
+    trail: Written, tmp_path: Path, forgery: str, is_archived: bool
+) -> None:
+    path = tmp_path / "audit.db"
+    trail.reader.store.copy_to(path, lambda _done, _of: None)
+    copy = Store(path)
+    if is_archived:
+        before_us = trail.known[SEGMENT + SEGMENT // 2].record.timestamp_us
+        assert SEGMENT < archive(copy, before_us, tmp_path / "old.db").last < 2 * SEGMENT
+    copy.end_log()
+    copy.close()
+    for segment in [1] if is_archived else [0, 1]:
+        assert fault(path) is None
+        content = path.read_bytes()
+        forge(path, FORGERIES[forgery].format(segment))
+        assert fault(path) == segment * SEGMENT
+        path.write_bytes(content)
+
+
+@pytest.mark.parametrize("segment", [SEALED // SEGMENT, 2**40])
+def test_index_of_links_that_are_not_there_is_found(
+    trail: Written, tmp_path: Path, segment: int
+) -> None:
+    path = tmp_path / "audit.db"
+    trail.reader.store.copy_to(path, lambda _done, _of: None)
+    forge(path, f"INSERT INTO segment VALUES ({segment}, 0, 0)")
+    assert fault(path) == SEALED

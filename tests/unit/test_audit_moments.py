@@ -168,7 +168,7 @@ def test_records_that_a_key_may_ask_for_are_not_archived(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("knows_number", [True, False])
-def test_pin_from_before_the_first_link_to_look_at_is_found(
+def test_pin_that_nothing_leads_to_from_the_first_link_to_look_at_is_refused(
     tmp_path: Path, knows_number: bool
 ) -> None:
     with opened(tmp_path / "audit.db") as (log, store):
@@ -177,10 +177,12 @@ def test_pin_from_before_the_first_link_to_look_at_is_found(
         asyncio.run(log.append([record(n) for n in range(5)]))
         pinned = bytes.fromhex(head["hash"])
         pin = Pin(pinned, head["id"] if knows_number else None)
-        assert verify(store, pin=pin, since=6).is_pinned
+        assert verify(store, pin=pin, since=4).pinned == 3
+        with pytest.raises(StoreError, match="link 3 is before link 5"):
+            verify(store, pin=pin, since=5)
         wrong = replace(pin, hash=sha256(pinned).digest())
         with pytest.raises(InvalidTrail) as refused:
-            verify(store, pin=wrong, since=6)
+            verify(store, pin=wrong, since=4)
         assert refused.value.number == (3 if knows_number else 9)
 
 
@@ -194,7 +196,7 @@ def test_pin_that_was_archived_is_not_called_missing(tmp_path: Path) -> None:
         with pytest.raises(StoreError, match="link 3 was archived"):
             verify(store, pin=pin)
         old = Store(tmp_path / "old.db", read_only=True)
-        assert verify(old, pin=pin).is_pinned
+        assert verify(old, pin=pin).pinned == 3
         old.close()
 
 
