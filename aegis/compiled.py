@@ -23,6 +23,7 @@ from typing import Any
 
 from aegis import __version__, codec
 from aegis.conditions import compile_conditions
+from aegis.config import beside
 from aegis.errors import Problem, shown
 from aegis.policies import LoadedPolicy, Policy, decoded_policy, load_text
 from aegis_core import Engine
@@ -223,7 +224,7 @@ class CompiledFiles:
     """
 
     def __init__(self, database: str) -> None:
-        self._prefix = None if database == ":memory:" else f"{database}.policy-"
+        self._prefix = None if database == ":memory:" else beside(database, ".policy-")
 
     def load(self, text: str | bytes) -> PolicyText:
         """A policy from its text, which is only parsed where no file has what was made of it.

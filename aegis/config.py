@@ -10,7 +10,7 @@ from enum import StrEnum
 
 from aegis.errors import ConfigError, shown
 
-__all__ = ["AuditDecisions", "Durability", "Settings", "is_loopback", "keys_from"]
+__all__ = ["AuditDecisions", "Durability", "Settings", "beside", "is_loopback", "keys_from"]
 
 
 class Durability(StrEnum):
@@ -102,6 +102,11 @@ def _key(environment: Mapping[str, str], name: str) -> str | None:
     if key is not None and not key.strip():
         raise ConfigError(f"{name} is set but empty; unset it to serve without keys")
     return key.strip() if key else None  # a header's value has no blanks around it
+
+
+def beside(database: str, ending: str) -> str:
+    """A file of ours beside a database: one and the same, whatever links lead to that."""
+    return f"{os.path.realpath(database)}{ending}"
 
 
 def is_loopback(host: str) -> bool:

@@ -22,7 +22,7 @@ from typing import Any
 
 import apsw
 
-from aegis.config import Durability
+from aegis.config import Durability, beside
 from aegis.errors import StoreError, shown
 from aegis.schema import APPLICATION_ID, MIGRATIONS
 
@@ -110,7 +110,7 @@ class Store:
         if not self.is_memory:
             _write_ahead(self._writer)
             self._lock_file = os.open(
-                f"{self.path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600
+                beside(self.path, ".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600
             )
             if os.fstat(self._lock_file).st_size < _LOCK_FILE_BYTES:
                 os.ftruncate(self._lock_file, _LOCK_FILE_BYTES)
@@ -240,7 +240,7 @@ class Store:
         Cost: waits for those who read, up to the busy timeout.
         """
         try:
-            size = 0 if self.is_memory else os.stat(f"{self.path}-wal").st_size
+            size = 0 if self.is_memory else os.stat(beside(self.path, "-wal")).st_size
         except OSError:
             return
         if size > LARGEST_LOG_BYTES:

@@ -19,6 +19,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from aegis.config import beside
 from aegis.errors import StoreError, shown
 
 __all__ = ["Workers"]
@@ -64,7 +65,7 @@ class Workers:
     """
 
     def __init__(self, database: str | None) -> None:
-        self._path = None if database is None else f"{database}.version"
+        self._path = None if database is None else beside(database, ".version")
         self.slot: int | None = None
         self._lock = threading.Lock()
         if self._path is None:

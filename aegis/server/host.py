@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from aegis.config import beside
 from aegis.errors import ConfigError, shown
 
 __all__ = ["Address", "free_address", "notify", "own_database"]
@@ -91,10 +92,11 @@ def own_database(path: str) -> Iterator[None]:
         raise ConfigError(
             f"cannot open {shown(path)}: it is a folder; name a file for the database"
         )
+    name = beside(path, ".server")
     try:
-        file = os.open(f"{path}.server", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        file = os.open(name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
-        raise ConfigError(f"cannot use {shown(f'{path}.server')}: {error.strerror}") from None
+        raise ConfigError(f"cannot use {shown(path)}: {error.strerror}") from None
     try:
         _lock(file, path)
         os.truncate(file, 0)

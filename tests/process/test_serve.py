@@ -362,10 +362,14 @@ def test_option_that_makes_no_sense_is_exit_code_2(folder: Path, options: tuple[
     assert options[0] in ended.stderr
 
 
-def test_second_server_of_a_database_is_refused_and_the_first_goes_on(folder: Path) -> None:
+@pytest.mark.parametrize("name", ["aegis_audit.db", "link.db"])
+def test_second_server_of_a_database_is_refused_and_the_first_goes_on(
+    folder: Path, name: str
+) -> None:
+    (folder / "link.db").symlink_to("aegis_audit.db")
     with Server(folder) as server:
         (folder / "policy.yaml").write_text("rules: [{name: other}]\n")
-        ended = end_of(folder, "serve", "policy.yaml", "--port", "0")
+        ended = end_of(folder, "serve", "policy.yaml", "--port", "0", "--audit-db", name)
         assert_cannot_start(ended, rf"process {server.pid} serves the database .*--audit-db")
         assert server.rule_for("read") == "reads"
 

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -129,6 +130,7 @@ def test_database_of_a_newer_release_is_refused_and_left_as_it_is(tmp_path: Path
 
 def test_database_of_an_older_release_is_taken_over_with_its_rows(tmp_path: Path) -> None:
     path = tmp_path / "audit.db"
+    digest = sha256(b"rules: []").hexdigest()
     run_sql(path, *statements_of(MIGRATIONS[0]), "PRAGMA user_version = 1")
     run_sql(
         path,
@@ -137,11 +139,11 @@ def test_database_of_an_older_release_is_taken_over_with_its_rows(tmp_path: Path
         "INSERT INTO record (timestamp_us, session, action_type, action_target, action_params,"
         " risk_level, approval, matched_rule, result_status, chain_depth, policy_version)"
         " VALUES (1, 1, 1, 't', '{}', 1, 1, 1, 1, 0, 1)",
-        "INSERT INTO policy_version VALUES (1, 'sha', 'file', 7, 'rules: []')",
+        f"INSERT INTO policy_version VALUES (1, '{digest}', 'file', 7, 'rules: []')",
     )
     with opened(path) as store:
         history = PolicyHistory(store)
-        assert history.newest() == PolicyVersion(1, "sha", "file", 7, None, None)
+        assert history.newest() == PolicyVersion(1, digest, "file", 7, None, None)
         assert history.source(1) == "rules: []"
         log = AuditLog(store, most_queued=1, timeout_s=1)
         log.close()
@@ -327,3 +329,15 @@ def test_file_that_was_replaced_is_not_written_any_more(tmp_path: Path) -> None:
         path.touch()
         with pytest.raises(StoreError, match="was replaced or removed"):
             add_word(store, "c")
+
+
+def test_store_by_another_name_of_its_file_is_the_same(tmp_path: Path) -> None:
+    (tmp_path / "link.db").symlink_to("store.db")
+    one, other = Store(tmp_path / "store.db"), Store(tmp_path / "link.db")
+    try:
+        assert one.hold(1)
+        assert other.is_held(1)
+        assert sorted(path.name for path in tmp_path.glob("*.lock")) == ["store.db.lock"]
+    finally:
+        one.close()
+        other.close()
