@@ -6,6 +6,7 @@ Decisions are written by the engine itself, which has each rule's fragment ready
 from __future__ import annotations
 
 import re
+from collections.abc import Collection, Mapping
 from typing import Annotated, Any
 
 import msgspec
@@ -56,11 +57,27 @@ def dumps(value: object) -> bytes:
 
 
 def dumps_foreign(value: object) -> bytes | None:
-    """A value that others made, as JSON: what JSON has not is written as text; None: it cannot be."""
+    """A value that others made, as JSON; None: it cannot be written.
+
+    Collections that JSON has not become the ones that it has, other values their text.
+    """
     try:
-        return orjson.dumps(value, default=str, option=orjson.OPT_NON_STR_KEYS)
+        return orjson.dumps(value, default=_plain, option=orjson.OPT_NON_STR_KEYS)
     except (TypeError, ValueError, RecursionError):
         return None
+
+
+def _plain(value: Any) -> object:
+    # As an object, so that secrets in it are found by their names.
+    if isinstance(value, Mapping):
+        return dict(value)
+    if isinstance(value, tuple) and hasattr(value, "_asdict"):
+        return value._asdict()
+    if isinstance(value, Collection) and not isinstance(
+        value, str | bytes | bytearray | memoryview
+    ):
+        return list(value)
+    return str(value)
 
 
 def loads(body: bytes, deepest: int) -> Any:
@@ -89,7 +106,7 @@ def loads(body: bytes, deepest: int) -> Any:
     return value
 
 
-def loads_own(text: str) -> Any:
+def loads_own(text: str | bytes) -> Any:
     """The value of JSON that was written here."""
     return orjson.loads(text)
 

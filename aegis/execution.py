@@ -335,11 +335,14 @@ class Enforcer:
 
     async def _guarded(self, action: Action) -> Result:
         try:
-            result = _checked(action, await _awaited(self._executor.execute(action)))
+            given = await _awaited(self._executor.execute(action))
+            result = _checked(action, given)
             verify = getattr(self._executor, "verify", None)
-            if result.ok and verify is not None and not await _awaited(verify(action, result)):
-                said = "the executor could not verify its effect"
-                return Result(action, ResultStatus.FAILED, result.data, said)
+            if result.ok and verify is not None:
+                given = Result(action, result.status, given.data, result.error)
+                if not await _awaited(verify(action, given)):
+                    said = "the executor could not verify its effect"
+                    return Result(action, ResultStatus.FAILED, result.data, said)
         except asyncio.CancelledError:
             raise
         except BaseException as error:  # noqa: BLE001 - foreign code
@@ -431,7 +434,11 @@ def _blocked(action: Action, decision: Decision) -> Result:
 
 
 def _checked(action: Action, outcome: object) -> Result:
-    """What an executor returned, as a result of the very action that it was given."""
+    """What an executor returned, as a result of the very action that it was given.
+
+    Its data are those of this moment, as JSON has them: what is answered is what is recorded,
+    whatever becomes of the objects that they were made of.
+    """
     if not isinstance(outcome, Result):
         said = f"the executor returned {named(outcome)}, not a Result; what it did is unknown"
         return Result(action, ResultStatus.FAILED, error=said)
@@ -441,24 +448,28 @@ def _checked(action: Action, outcome: object) -> Result:
         said = f"the executor returned the unknown status {shown(outcome.status)}"
         return Result(action, ResultStatus.FAILED, error=said)
     error = None if outcome.error is None else _clean(str(outcome.error))
-    if outcome.data is not None and dumps_foreign(outcome.data) is None:
+    data = dumps_foreign(outcome.data)
+    if data is None:
         said = "its data cannot be written as JSON and was left out"
         return Result(action, status, None, f"{error}; {said}" if error else said)
-    return Result(action, status, outcome.data, error)
+    return Result(action, status, loads_own(data), error)
 
 
 def _said(error: BaseException) -> str:
-    kind = type(error).__name__
+    kind = _KIND.__get__(type(error))
     try:
-        text = str(error)
-    except Exception:  # noqa: BLE001 - foreign code
+        text = _clean(str(error))
+    except BaseException:  # noqa: BLE001 - foreign code
         text = ""
-    return _clean(f"{kind}: {text}" if text else kind)
+    return f"{kind}: {text}" if text else _clean(kind)
+
+
+_KIND = vars(type)["__name__"]  # a class of classes may have a name of its own
 
 
 def _clean(text: str) -> str:
-    """Text that can be stored: no halves of surrogate pairs."""
-    return text.encode("utf-8", "replace").decode()
+    """Text that can be stored, and nothing else: no halves of surrogate pairs, no class of its own."""
+    return str.encode(text, "utf-8", "replace").decode()
 
 
 async def _awaited(value: Any) -> Any:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections import UserDict, deque, namedtuple
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pytest
@@ -229,6 +231,38 @@ class Ending(BaseException):
     """What some libraries end their tasks with."""
 
 
+class OddText(str):
+    """Text that is none when it is used."""
+
+    __slots__ = ()
+
+    def __format__(self, _: str) -> str:
+        raise RuntimeError("not like this")
+
+    def encode(self, *_: Any, **__: Any) -> bytes:
+        raise RuntimeError("not like this either")
+
+
+class OddWords(Exception):
+    def __str__(self) -> str:
+        return OddText("odd")
+
+
+class LastWords(Exception):
+    def __str__(self) -> str:
+        raise SystemExit(1)
+
+
+class Nameless(type):
+    @property
+    def __name__(cls) -> str:  # type: ignore[override]
+        raise RuntimeError("no name")
+
+
+class WithoutName(Exception, metaclass=Nameless):
+    """An exception whose class does not say its name."""
+
+
 @pytest.mark.parametrize(
     "error",
     [
@@ -241,10 +275,13 @@ class Ending(BaseException):
         KeyboardInterrupt(),
         RuntimeError("half of a pair: \ud800"),
         NoWords(),
+        OddWords(),
+        LastWords(),
+        WithoutName("why"),
         Ending("over"),
         BaseExceptionGroup("several", [Ending("over")]),
     ],
-    ids=lambda error: type(error).__name__,
+    ids=lambda error: type.__dict__["__name__"].__get__(type(error)),
 )
 def test_executor_that_raises_has_failed_and_is_recorded(error: BaseException) -> None:
     answer, record = executed(raising(error))
@@ -334,6 +371,53 @@ class Version:
 def test_what_json_has_not_is_written_as_its_text() -> None:
     answer, record = executed(giving({"version": Version(), 5: b"x"}))
     assert answer["data"] == {"version": "v2", "5": "b'x'"}
+    assert json.loads(record["result_data"]) == answer["data"]
+
+
+def test_collections_that_json_has_not_are_written_as_the_ones_that_it_has() -> None:
+    pair = namedtuple("pair", "left right")
+    data = {
+        "mapping": MappingProxyType({"a": 1}),
+        "user": UserDict({"b": [UserDict()]}),
+        "named": pair(1, 2),
+        "deque": deque([1, 2]),
+        "set": {1},
+    }
+    answer, record = executed(giving(data))
+    assert answer["data"] == {
+        "mapping": {"a": 1},
+        "user": {"b": [{}]},
+        "named": {"left": 1, "right": 2},
+        "deque": [1, 2],
+        "set": [1],
+    }
+    assert json.loads(record["result_data"]) == answer["data"]
+
+
+def test_answer_and_record_are_of_the_moment_at_which_the_action_ended() -> None:
+    data = {"n": 0}
+
+    async def counting(action: Action) -> Result:
+        data["n"] += 1
+        return Result(action, ResultStatus.SUCCESS, data)
+
+    with served(app_of(executor=Calling(counting))) as client:
+        answer = client.post(EXECUTE, [READ, READ, READ]).json
+        assert [one["data"] for one in answer] == [{"n": 1}, {"n": 2}, {"n": 3}]
+        assert [json.loads(one["result_data"]) for one in client.records()] == [
+            one["data"] for one in answer
+        ]
+
+
+def test_data_that_is_another_each_time_is_answered_as_it_is_recorded() -> None:
+    class Counting:
+        count = 0
+
+        def __str__(self) -> str:
+            Counting.count += 1
+            return str(Counting.count)
+
+    answer, record = executed(giving([Counting()]))
     assert json.loads(record["result_data"]) == answer["data"]
 
 
@@ -580,6 +664,20 @@ def test_secret_is_stored_redacted_at_any_depth_and_answered_whole(secret: str) 
     assert answer["data"] == value
     assert json.loads(record["action_params"]) == hidden
     assert json.loads(record["result_data"]) == hidden
+
+
+@pytest.mark.parametrize("kind", [MappingProxyType, UserDict, lambda pairs: deque([pairs])])
+def test_secret_in_any_collection_is_stored_redacted(kind: Callable[[Any], Any]) -> None:
+    answer, record = executed(giving([kind({"password": "s3cret"})]))
+    assert "s3cret" in json.dumps(answer["data"])
+    assert "s3cret" not in record["result_data"]
+
+
+def test_secret_in_a_named_tuple_is_stored_redacted() -> None:
+    login = namedtuple("login", "user password")
+    answer, record = executed(giving(login("bob", "s3cret")))
+    assert answer["data"] == {"user": "bob", "password": "s3cret"}
+    assert json.loads(record["result_data"]) == {"user": "bob", "password": "[REDACTED]"}
 
 
 def test_secret_whose_name_is_written_with_escapes_is_redacted() -> None:
