@@ -24,6 +24,7 @@ from aegis.audit.records import (
     timestamp_text,
 )
 from aegis.audit.signing import HeadSigner
+from aegis.errors import StoreError
 from aegis.store import Connection, Store
 from aegis_core import RiskLevel
 
@@ -181,7 +182,7 @@ class AuditReader:
         What is added while the pages are read is not in them. No lock is held between pages.
 
         Raises:
-            StoreError: The database cannot be read.
+            StoreError: The database cannot be read; or records were archived before their page came.
         """
         if wanted.since_seq is not None:
             yield from self._followed(wanted)
@@ -194,6 +195,7 @@ class AuditReader:
         while search is not None and (left is None or left > 0):
             rows = MOST_ROWS_A_PAGE if left is None else min(left, MOST_ROWS_A_PAGE)
             with self.store.reading() as connection:
+                _refuse_archived(connection, max(first, search.first))
                 numbers = _numbers_from(connection, search, first, rows)
                 page = _page(connection, numbers)
             if page:
@@ -273,6 +275,7 @@ class AuditReader:
             until = min(seq + MOST_LINKS_FOLLOWED, last)
             where, bindings = search.where()
             with self.store.reading() as connection:
+                _refuse_archived(connection, max(seq + 1, search.first))
                 found: list[Any] = connection.execute(
                     "WITH link AS (SELECT n.id AS seq, ifnull(n.intent, n.id) AS first"
                     " FROM record AS n WHERE n.id > ? AND n.id <= ?)"
@@ -330,6 +333,17 @@ def _search(connection: Connection, wanted: AuditFilter) -> _Search | None:
     if wanted.before is not None:
         last = min(last, wanted.before - 1)
     return None if first > last else _Search(codes, wanted.since_us, wanted.until_us, first, last)
+
+
+def _refuse_archived(connection: Connection, first: int) -> None:
+    """See that links from `first` on, which were there, still are.
+
+    Raises:
+        StoreError: They were archived meanwhile.
+    """
+    archived, _ = anchor(connection)
+    if archived >= first:
+        raise StoreError(f"links up to {archived} were archived while they were read; ask again")
 
 
 def _numbers_from(connection: Connection, search: _Search, first: int, most: int) -> list[int]:

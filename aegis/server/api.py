@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
@@ -13,7 +14,7 @@ from aegis.audit import AuditLog, AuditReader, Claim
 from aegis.audit.query import read_filter
 from aegis.config import AuditDecisions, Settings
 from aegis.decisions import Snapshot
-from aegis.errors import Forbidden, InvalidBody, NotReady, StoreError, shown
+from aegis.errors import AegisError, Forbidden, InvalidBody, NotReady, StoreError, shown
 from aegis.execution import Enforcer, result_json
 from aegis.headers import Headers, value_of
 from aegis.keys import Key
@@ -21,6 +22,8 @@ from aegis.server.kernel import JSON, Answer, Caller, Header
 from aegis_core import Action, Engine
 
 __all__ = ["Api"]
+
+_log = logging.getLogger("aegis.server")
 
 LINES: Header = ("content-type", "application/x-ndjson")
 _IDEMPOTENCY_KEY = re.compile(r"[!-~]{1,255}")
@@ -232,7 +235,12 @@ async def _streamed(
 
 async def _lines(first: list[Any], pages: AsyncIterator[list[Any]]) -> AsyncIterator[bytes]:
     page: list[Any] | None = first
-    while page is not None:
-        if page:
-            yield b"".join(codec.dumps(record) + b"\n" for record in page)
-        page = await anext(pages, None)
+    try:
+        while page is not None:
+            if page:
+                yield b"".join(codec.dumps(record) + b"\n" for record in page)
+            page = await anext(pages, None)
+    except AegisError as error:
+        # Its status has been sent; lines that only end would look as if they were all.
+        _log.warning("a streamed audit is not whole: %s", error)
+        yield codec.dumps({"error": str(error), "code": error.code}) + b"\n"

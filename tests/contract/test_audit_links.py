@@ -13,8 +13,9 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from aegis import Action, Executor, Result, ResultStatus
+from aegis.audit import AuditFilter, AuditReader
 from aegis.audit.signing import is_signed_by
-from aegis.errors import ConfigError
+from aegis.errors import ConfigError, StoreError
 from tests.contract.client import AUDIT, EXECUTE, Client, Reply, app_of, eventually, served
 
 HEAD = "/api/v1/audit/head"
@@ -208,6 +209,22 @@ def test_lines_are_the_records_of_the_list(count: int) -> None:
         assert lines.pop() == ""
         assert [json.loads(line) for line in lines] == client.records()
         assert len(lines) == count
+
+
+def test_lines_that_are_not_all_say_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    read = AuditReader.read
+
+    def broken_off(reader: AuditReader, wanted: AuditFilter) -> Iterator[list[dict[str, Any]]]:
+        yield next(read(reader, wanted))
+        raise StoreError("the disk is gone")
+
+    monkeypatch.setattr(AuditReader, "read", broken_off)
+    with served() as client:
+        client.post(EXECUTE, {"type": "read"})
+        reply = client.get(AUDIT, headers={"accept": "application/x-ndjson"})
+    record, end = [json.loads(line) for line in reply.body.splitlines()]
+    assert record["action_type"] == "read"
+    assert end == {"error": "the disk is gone", "code": "store_unavailable"}
 
 
 def test_lines_take_the_same_filters() -> None:

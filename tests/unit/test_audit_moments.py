@@ -109,6 +109,23 @@ def test_outcome_that_comes_while_a_page_is_read_hides_no_other_from_a_follower(
         assert set(follow()) == set(range(1, 8))
 
 
+@pytest.mark.parametrize(
+    "wanted", [AuditFilter(), AuditFilter(agent_id="a"), AuditFilter(since_seq=0)]
+)
+def test_records_that_are_archived_while_they_are_read_are_not_left_out_unsaid(
+    tmp_path: Path, wanted: AuditFilter
+) -> None:
+    with opened(tmp_path / "audit.db") as (log, store):
+        asyncio.run(log.append([record(n, agent_id="a") for n in range(1_200)]))
+        pages = log.reader.read(wanted)
+        assert len(next(pages)) == reading.MOST_ROWS_A_PAGE
+        archive(store, now_us(), tmp_path / "old.db")
+        with pytest.raises(StoreError, match="archived while they were read"):
+            list(pages)
+        # What comes later is another question.
+        assert list(log.reader.read(wanted)) == []
+
+
 def test_reading_sees_one_moment(tmp_path: Path) -> None:
     def counted(connection: Connection) -> Any:
         return connection.execute("SELECT count(*) FROM record").get
