@@ -14,7 +14,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from functools import lru_cache
 from itertools import chain
 from pathlib import Path
@@ -304,15 +304,28 @@ class Store:
                 if not keep:
                     connection.close()
 
-    def check_words(self) -> None:
-        """See that each word is found by its text.
+    def check(self) -> None:
+        """See that the tables are as they were made, and that each word is found by its text.
 
         Raises:
-            StoreError: One is not; or the database cannot be read.
+            StoreError: They are not; or the database cannot be read.
 
         Cost: O(words).
         """
+        with closing(Connection(":memory:")) as made:
+            for script in MIGRATIONS:
+                made.execute(script)
+            _drop_if_empty(made, "unchained_record")
+            as_made = _schema(made)
         with self.reading() as connection:
+            here = _schema(connection)
+            for one in as_made | here:
+                # Further tables and indexes change nothing; further triggers may.
+                if here.get(one) != as_made.get(one) and (one in as_made or one[0] == "trigger"):
+                    raise StoreError(
+                        f"{shown(self.path)} was changed: its {one[0]} {shown(one[1])} is not as Aegis"
+                        " makes it"
+                    )
             for (said,) in connection.execute("PRAGMA integrity_check('word')"):
                 if said != "ok":
                     raise StoreError(f"{shown(self.path)} is damaged: {said}")
@@ -373,6 +386,12 @@ class Store:
             for connection in self._idle:
                 connection.close()
             self._idle.clear()
+
+
+def _schema(connection: Connection) -> dict[tuple[str, str], str | None]:
+    """The SQL of each thing in a database by its type and name."""
+    rows: list[Any] = connection.execute("SELECT type, name, sql FROM sqlite_schema").fetchall()
+    return {(kind, name): sql for kind, name, sql in rows}
 
 
 def touch(connection: Connection) -> None:

@@ -120,7 +120,7 @@ def verify(
         if is_archiving:
             raise StoreError("links were archived while they were looked at; try again") from None
         raise
-    store.check_words()
+    store.check()
     PolicyHistory(store).check()
     names = tuple(name for (name,) in archives if name) if number == archived else ()
     return replace(verified, archives=names)

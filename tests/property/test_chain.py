@@ -165,9 +165,10 @@ def fault(path: Path, pin: Pin | None = None) -> int | None:
 def forge(path: Path, *statements: str | tuple[str, tuple[Any, ...]]) -> None:
     """Change a database as someone does who has its file and knows SQLite."""
     with closing(sqlite3.connect(path)) as connection, connection:
-        for (name,) in connection.execute(
-            "SELECT name FROM sqlite_schema WHERE type = 'trigger'"
-        ).fetchall():
+        triggers = connection.execute(
+            "SELECT name, sql FROM sqlite_schema WHERE type = 'trigger'"
+        ).fetchall()
+        for name, _ in triggers:
             connection.execute(f"DROP TRIGGER {name}")
         connection.execute("PRAGMA ignore_check_constraints = ON")
         for statement in statements:
@@ -175,6 +176,8 @@ def forge(path: Path, *statements: str | tuple[str, tuple[Any, ...]]) -> None:
                 connection.execute(statement)
             else:
                 connection.execute(*statement)
+        for _, sql in triggers:
+            connection.execute(sql)
 
 
 # --- what was written ----------------------------------------------------------------------------
@@ -507,6 +510,30 @@ def test_outcome_that_stands_before_its_record_changes_nothing_and_is_found(
     assert rows(path) == before
     assert exported(path) == chain
     assert fault(path) == number
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "DROP TRIGGER record_stays",
+        "CREATE TRIGGER odd BEFORE INSERT ON record BEGIN SELECT raise(IGNORE); END",
+        "DROP INDEX outcome",
+        "CREATE TABLE words AS SELECT * FROM word; DROP TABLE word; ALTER TABLE words RENAME TO word",
+    ],
+)
+def test_tables_that_are_not_as_they_were_made_are_found(tmp_path: Path, statement: str) -> None:
+    path = tmp_path / "audit.db"
+    written(path, [])
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("CREATE INDEX of_an_operator ON record (timestamp_us)")
+        connection.execute("CREATE TABLE notes (id)")
+        connection.execute("ANALYZE")
+        connection.commit()
+    assert fault(path) is None
+    with closing(sqlite3.connect(path)) as connection:
+        connection.executescript(statement)
+    with pytest.raises(StoreError, match=r"not as Aegis makes it|no such index"):
+        fault(path)
 
 
 def test_record_before_the_first_is_found(tmp_path: Path) -> None:
