@@ -13,6 +13,7 @@ import logging
 import threading
 import time
 from array import array
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -244,12 +245,17 @@ def _is_like(connection: Connection, first: int, since: int) -> bool:
         return False
 
 
-def _by_value(rows: list[tuple[int | None, ...]]) -> dict[tuple[int, int], list[int]]:
+def _by_value(rows: Sequence[tuple[int, ...]]) -> dict[tuple[int, int], list[int]]:
+    """The records of a segment by what they say: where in it they are, in their order."""
     found: dict[tuple[int, int], list[int]] = {}
-    for offset, *values in rows:
-        for kind, value in enumerate(values):
-            if value is not None and offset is not None:
-                found.setdefault((kind, value), []).append(offset)
+    if not rows:
+        return found
+    offsets, *columns = zip(*rows, strict=True)
+    for kind, column in enumerate(columns):
+        here: defaultdict[int | None, list[int]] = defaultdict(list)
+        for offset, value in zip(offsets, column, strict=True):
+            here[value].append(offset)
+        found |= {(kind, value): places for value, places in here.items() if value is not None}
     return found
 
 
