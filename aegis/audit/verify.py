@@ -96,14 +96,17 @@ def verify(
         last, _ = newest_link(connection)
         archived, previous = anchor(connection)
         archives: list[Any] = connection.execute(
-            "SELECT file FROM archive ORDER BY last"
+            "SELECT last, file FROM archive ORDER BY last"
         ).fetchall()
     number = archived
     if since is not None and since > number + 1:
         number, previous = since - 1, _hash_of(store, since - 1)
         _refuse_unreached(store, pin, since)
     elif pin is not None and pin.number is not None and 0 < pin.number < number:
-        raise StoreError(f"the pinned link {pin.number} was archived; verify its archive with it")
+        holder = next((shown(name) for last, name in archives if name and last >= pin.number), "")
+        raise StoreError(
+            f"the pinned link {pin.number} was archived; verify {holder or 'its archive'} with it"
+        )
     try:
         verified = _walked(_links(store, number, last, tick), number, previous, pin)
         if verified.last < last:
@@ -122,7 +125,7 @@ def verify(
         raise
     store.check()
     PolicyHistory(store).check()
-    names = tuple(name for (name,) in archives if name) if number == archived else ()
+    names = tuple(name for _, name in archives if name) if number == archived else ()
     return replace(verified, archives=names)
 
 

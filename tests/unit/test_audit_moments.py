@@ -210,7 +210,7 @@ def test_pin_that_was_archived_is_not_called_missing(tmp_path: Path) -> None:
         asyncio.run(log.append([record(n) for n in range(5)]))
         archive(store, now_us(), tmp_path / "old.db")
         pin = Pin(bytes.fromhex(head["hash"]), head["id"])
-        with pytest.raises(StoreError, match="link 3 was archived"):
+        with pytest.raises(StoreError, match=r"link 3 was archived; verify `old\.db` with it"):
             verify(store, pin=pin)
         old = Store(tmp_path / "old.db", read_only=True)
         assert verify(old, pin=pin).pinned == 3
