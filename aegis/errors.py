@@ -5,6 +5,7 @@
     ├── ConfigError                     invalid_configuration   exit 2
     ├── Defect                          internal_error          exit 70
     ├── StoreError                  503 store_unavailable       exit 2
+    │   ├── AuditBusy               503 audit_busy
     │   └── AuditUnavailable        503 audit_unavailable
     ├── InvalidTrail                    invalid_trail           exit 1
     └── RequestError                    the request is refused
@@ -36,6 +37,7 @@ from aegis_core import AegisError, PolicyError, Problem
 
 __all__ = [
     "AegisError",
+    "AuditBusy",
     "AuditUnavailable",
     "BodyTimeout",
     "BodyTooLarge",
@@ -93,6 +95,12 @@ class AuditUnavailable(StoreError):
     """A record could not be committed within its deadline."""
 
     code = "audit_unavailable"
+
+
+class AuditBusy(StoreError):
+    """More of the audit is asked for at once than can be read."""
+
+    code = "audit_busy"
 
 
 class InvalidTrail(AegisError):

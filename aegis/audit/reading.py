@@ -6,6 +6,7 @@ import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, fields
 from itertools import islice
 from typing import Any, TypeVar
@@ -24,7 +25,7 @@ from aegis.audit.records import (
     timestamp_text,
 )
 from aegis.audit.signing import HeadSigner
-from aegis.errors import StoreError
+from aegis.errors import AuditBusy, StoreError
 from aegis.store import Connection, Store
 from aegis_core import RiskLevel
 
@@ -34,6 +35,10 @@ MOST_ROWS_A_PAGE = 500
 LARGEST_PAGE_BYTES = 4 * 1024 * 1024
 MOST_LINKS_FOLLOWED = 20_000
 """Looked through for one page of a follower, so that no reading lasts for long."""
+MOST_READING = 8
+"""Readings that may have pages in memory of which nothing is sent yet."""
+MOST_WAITING = 256
+"""Readings that wait for their turn; more of them are refused."""
 
 _T = TypeVar("_T")
 
@@ -138,10 +143,31 @@ class AuditReader:
         self.store = store
         self._signer = signer
         self._threads = ThreadPoolExecutor(2, "aegis-audit-read")
+        self._turns = asyncio.Semaphore(MOST_READING)
+        self._waiting = 0
 
     def close(self) -> None:
         """Read no more."""
         self._threads.shutdown(wait=True)
+
+    @asynccontextmanager
+    async def turn(self) -> AsyncIterator[None]:
+        """Have one of the places of those who read, while the start of an answer is made.
+
+        Raises:
+            AuditBusy: Too many wait for one.
+        """
+        if self._waiting == MOST_WAITING:
+            raise AuditBusy(f"{MOST_WAITING} readings of the audit wait for their turn already")
+        self._waiting += 1
+        try:
+            await self._turns.acquire()
+        finally:
+            self._waiting -= 1
+        try:
+            yield
+        finally:
+            self._turns.release()
 
     async def pages(self, wanted: AuditFilter) -> AsyncIterator[list[dict[str, Any]]]:
         """As `read`, without holding up the loop."""
@@ -150,12 +176,14 @@ class AuditReader:
             yield page
 
     async def head(self) -> dict[str, Any]:
-        """As `read_head`, without holding up the loop."""
-        return await self._in_thread(self.read_head)
+        """As `read_head`, in its turn, without holding up the loop."""
+        async with self.turn():
+            return await self._in_thread(self.read_head)
 
     async def results(self, request: int) -> list[dict[str, Any]]:
-        """The records of a claimed request, in the order of its actions."""
-        return await self._in_thread(self._results, request)
+        """The records of a claimed request, in the order of its actions, read in its turn."""
+        async with self.turn():
+            return await self._in_thread(self._results, request)
 
     async def _in_thread(self, do: Callable[..., _T], *arguments: Any) -> _T:
         return await asyncio.get_running_loop().run_in_executor(self._threads, do, *arguments)

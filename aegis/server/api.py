@@ -190,12 +190,15 @@ class Api:
 
     async def audit(self, _body: bytes, headers: Headers, query: str, _caller: Caller) -> Answer:
         """`GET /api/v1/audit`: records, oldest first."""
-        pages = self._reader().pages(read_filter(query))
-        # The first page is read before anything is sent, so that a failure still has its status.
-        first: list[dict[str, Any]] = await anext(pages, [])
-        if LINES[1] in (value_of(headers, "accept") or ""):
+        wanted, reader = read_filter(query), self._reader()
+        as_lines = LINES[1] in (value_of(headers, "accept") or "")
+        async with reader.turn():
+            pages = reader.pages(wanted)
+            # The first page is read before anything is sent, so that a failure has its status.
+            first: list[dict[str, Any]] = await anext(pages, [])
+            second = None if as_lines else await anext(pages, None)
+        if as_lines:
             return 200, (LINES,), _lines(first, pages)
-        second = await anext(pages, None)
         if second is None:
             return 200, (), codec.dumps(first)
         return 200, (JSON,), _streamed(first, second, pages)

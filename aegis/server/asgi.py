@@ -10,7 +10,7 @@ from functools import lru_cache
 from typing import Any
 
 from aegis.errors import NotReady
-from aegis.server.kernel import Header, Kernel, broken_off, declared_size, too_large
+from aegis.server.kernel import Header, Kernel, broken_off, declared_size, made_for, too_large
 
 __all__ = ["Asgi"]
 
@@ -85,7 +85,12 @@ class Asgi(Kernel):
             if route.needs_service and not self._lifecycle.is_open:
                 await self._lifecycle.open()
             answer = route.handler(body, headers, query, caller)
-            status, more, content = answer if type(answer) is tuple else await answer  # type: ignore[misc]
+            made = (
+                answer
+                if isinstance(answer, tuple)
+                else await made_for(method, answer, lambda: _hung_up(receive))
+            )
+            status, more, content = made
         except Exception as error:  # noqa: BLE001 - the edge: no failure may end the connection unsaid
             status, more, content = self._refusal(error, request_id)
         sent = [(b"x-request-id", request_id.encode()), *_raw(tuple(more))]

@@ -55,6 +55,7 @@ __all__ = [
     "broken_off",
     "check_media_type",
     "declared_size",
+    "made_for",
     "problems_json",
     "too_large",
 ]
@@ -67,6 +68,7 @@ JSON: Header = ("content-type", "application/json")
 CLOSE: Header = ("connection", "close")
 _KNOWN_SIZES = 4096
 _RETRY_AFTER: Header = ("retry-after", "1")
+_SAFE = frozenset({"GET", "HEAD"})
 PLAIN_JSON = ["application/json"]
 """What nearly every body is declared as."""
 _SANE_REQUEST_ID = re.compile(r"[!-~]{1,128}")
@@ -331,6 +333,31 @@ def _sizes(routes: Iterable[Route]) -> dict[str, int]:
     return {str(size): size for size in range(1, min([_KNOWN_SIZES, *limits]) + 1)}
 
 
+def made_for(
+    method: str, making: Awaitable[Answer], hung_up: Callable[[], Awaitable[None]]
+) -> Awaitable[Answer]:
+    """An answer; to a safe method (RFC 9110) it is made while there is somebody to take it.
+
+    Args:
+        method: Of the request.
+        making: The answer.
+        hung_up: Waits until the client has gone.
+    """
+    return _while_awaited(making, hung_up()) if method in _SAFE else making
+
+
+async def _while_awaited(making: Awaitable[Answer], hung_up: Awaitable[None]) -> Answer:
+    answer, gone = asyncio.ensure_future(making), asyncio.ensure_future(hung_up)
+    try:
+        await asyncio.wait((answer, gone), return_when=asyncio.FIRST_COMPLETED)
+        if answer.done():
+            return answer.result()
+        raise broken_off()
+    finally:
+        answer.cancel()
+        gone.cancel()
+
+
 def declared_size(declared: str, largest: int) -> int:
     """The size that a body is declared to have, within its limit.
 
@@ -353,7 +380,7 @@ def too_large(largest: int) -> BodyTooLarge:
 
 
 def broken_off() -> InvalidBody:
-    """The refusal of a body of which the rest will not come.
+    """The refusal of a body of which the rest will not come, or of an answer that nobody will take.
 
     The client has gone, or its chunks make no sense: who is still there gets to know.
     """

@@ -49,7 +49,7 @@ ERRORS: dict[int, tuple[str, tuple[str, ...]]] = {
     500: ("A defect of the server.", ("internal_error",)),
     503: (
         "Not now: policy or audit are not available.",
-        ("not_ready", "store_unavailable", "audit_unavailable"),
+        ("not_ready", "store_unavailable", "audit_unavailable", "audit_busy"),
     ),
 }
 """What each status of a refusal means, and the codes that it has."""

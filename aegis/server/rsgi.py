@@ -24,6 +24,7 @@ from aegis.server.kernel import (
     broken_off,
     check_media_type,
     declared_size,
+    made_for,
     too_large,
 )
 
@@ -106,7 +107,12 @@ class Rsgi(Kernel):
             if route.needs_service and not self._lifecycle.is_open:
                 await self._lifecycle.open()
             answer = route.handler(body, headers, query, caller)
-            status, more, content = answer if type(answer) is tuple else await answer  # type: ignore[misc]
+            made = (
+                answer
+                if isinstance(answer, tuple)
+                else await made_for(method, answer, proto.client_disconnect)
+            )
+            status, more, content = made
         except Exception as error:  # noqa: BLE001 - the edge: no failure may end the connection unsaid
             status, more, content = self._refusal(error, request_id)
         if type(content) is bytes:
@@ -161,6 +167,7 @@ async def _send_stream(
     if not first:  # a pipe that is never filled would be gone before granian opens it
         proto.response_bytes(status, headers, b"")
         return
+    gone = asyncio.ensure_future(proto.client_disconnect())
     reader, writer = os.pipe()
     try:
         os.set_blocking(writer, False)
@@ -176,8 +183,9 @@ async def _send_stream(
                     continue
                 rest = rest[size:]
                 if reader >= 0:
-                    if not await _is_opened(reader, size):
-                        _log.warning("an answer was not sent: the client has gone, or /proc is not")
+                    if not await _is_opened(reader, size, gone):
+                        if not gone.done():
+                            _log.warning("an answer was not sent: /proc cannot be read")
                         return
                     # From now on granian alone can read it, so that writing fails when the client
                     # has gone.
@@ -187,17 +195,18 @@ async def _send_stream(
     except BrokenPipeError:
         pass  # the client has gone
     finally:
+        gone.cancel()
         if reader >= 0:
             os.close(reader)
         os.close(writer)
 
 
-async def _is_opened(reader: int, size: int) -> bool:
-    """Whether anybody reads from a pipe in which there are so many bytes, in a time that is ample."""
+async def _is_opened(reader: int, size: int, gone: asyncio.Future[None]) -> bool:
+    """Whether granian reads from a pipe in which there are so many bytes, in a time that is ample."""
     loop = asyncio.get_running_loop()
     deadline = loop.time() + _OPENING_S
     while _unread_bytes(reader) == size:
-        if loop.time() > deadline:
+        if gone.done() or loop.time() > deadline:
             return False
         await asyncio.sleep(_LOOK_AGAIN_S)
     return True

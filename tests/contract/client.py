@@ -179,8 +179,8 @@ class Client:
             value: Sent as JSON, declared as such.
             body: Sent as it is, with its length.
             chunks: Sent one after the other, without a length.
-            then: What follows the last chunk: None ends the body, `silence` leaves it open,
-                `disconnect` hangs up.
+            then: What follows the last chunk: None ends the body, `leave` does and hangs up,
+                `silence` leaves it open, `disconnect` hangs up in it.
             headers: Besides the client's; an empty text takes one away.
             address: Instead of the client's.
         """
@@ -281,9 +281,9 @@ def _receiving(
         reply.received += 1
         if left:
             part = left.pop(0)
-            more = bool(left) or then is not None
+            more = bool(left) or then in ("silence", "disconnect")
             return {"type": "http.request", "body": part, "more_body": more}
-        if then != "disconnect":
+        if then not in ("leave", "disconnect"):
             await asyncio.Event().wait()
         return {"type": "http.disconnect"}
 

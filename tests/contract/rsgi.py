@@ -68,7 +68,8 @@ class Protocol:
     Args:
         method: Of the request.
         parts: What comes of the body.
-        then: What follows them: None ends the body, `silence` leaves it open, `disconnect` hangs up.
+        then: What follows them: None ends the body, `leave` does and hangs up, `silence` leaves it
+            open, `disconnect` hangs up in it.
 
     Attributes:
         received: How often a part of the body, or all of it, was asked for.
@@ -98,8 +99,15 @@ class Protocol:
         future: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
         if self._then == "disconnect":
             future.set_exception(RuntimeError("RSGI transport is closed"))
-        elif self._then is None:
+        elif self._then != "silence":
             future.set_result(b"".join(self._left))
+        return future
+
+    def client_disconnect(self) -> asyncio.Future[None]:
+        """Done when the client has gone."""
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        if self._then in ("leave", "disconnect"):
+            future.set_result(None)
         return future
 
     def __aiter__(self) -> Protocol:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -9,7 +10,8 @@ from urllib.parse import quote
 
 import pytest
 
-from tests.contract.client import AUDIT, EXECUTE, Client, served
+from aegis.audit import reading
+from tests.contract.client import AUDIT, EXECUTE, Client, Reply, served
 
 ACTIONS: list[dict[str, Any]] = [
     {"type": "read", "target": "a", "agent_id": "x", "session_id": "s1"},
@@ -222,3 +224,22 @@ def test_large_records_are_streamed_in_small_parts() -> None:
 def test_refused_filter_is_refused_before_anything_is_sent(client: Client) -> None:
     reply = client.get(f"{AUDIT}?limit=2&limit=3")
     assert reply.status == 400
+
+
+@pytest.mark.parametrize("path", [AUDIT, f"{AUDIT}/head"])
+def test_readings_wait_for_their_turn_and_too_many_are_refused(
+    path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reading, "MOST_READING", 1)
+    monkeypatch.setattr(reading, "MOST_WAITING", 2)
+
+    async def scenario(client: Client) -> list[Reply]:
+        return await asyncio.gather(*[client.request("GET", path) for _ in range(5)])
+
+    with served() as client:
+        replies = client.run(scenario(client))
+        assert sorted(reply.status for reply in replies) == [200, 200, 200, 503, 503]
+        for reply in replies:
+            if reply.status == 503:
+                assert (reply.code, reply.header("retry-after")) == ("audit_busy", "1")
+        assert client.get(path).status == 200

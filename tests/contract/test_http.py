@@ -488,6 +488,26 @@ def test_timed_out_request_ends_alone() -> None:
         assert client.post(EXECUTE, READ).status == 200
 
 
+@pytest.mark.parametrize(
+    ("method", "largest", "made"), [("GET", 0, 0), ("HEAD", 0, 0), ("POST", 0, 1), ("POST", 100, 1)]
+)
+def test_only_an_answer_that_may_change_something_is_made_for_a_client_that_has_gone(
+    method: str, largest: int, made: int
+) -> None:
+    count = 0
+
+    async def slow(_body: bytes, _headers: Headers, _query: str, _caller: Caller) -> Answer:
+        nonlocal count
+        await asyncio.sleep(0.05)
+        count += 1
+        return 200, (), b"{}"
+
+    with served(app_around(Route(slow, None, largest, needs_service=False))) as client:
+        client.ask(method, "/probe", body=b"{}" if largest else None, then="leave")
+        client.run(asyncio.sleep(0.1))
+        assert count == made
+
+
 def test_request_may_take_longer_than_its_body() -> None:
     is_late = asyncio.Event()
 

@@ -13,6 +13,7 @@ import pytest
 import aegis
 from aegis.audit import ResultStatus
 from aegis.audit.query import AUDIT_PARAMETERS
+from aegis.audit.reading import MOST_WAITING
 from aegis.bench import plots, report
 from aegis.cli import main
 from aegis.conditions import CONDITIONS
@@ -129,6 +130,7 @@ def test_limits_stand_in_a_table() -> None:
         settings.audit_timeout_s,
         settings.drain_timeout_s,
         settings.queued_records,
+        MOST_WAITING,
     ]
     table = [row[1].split()[0] for row in rows("docs/operation.md", "Limits")]
     assert table == [f"{limit:,.0f}" for limit in limits]

@@ -7,7 +7,7 @@ import os
 import socket
 from collections.abc import Iterator
 from pathlib import Path
-from time import sleep
+from time import monotonic, sleep
 
 import pytest
 
@@ -115,11 +115,13 @@ def test_policy_whose_chunks_break_off_or_have_a_trailer_is_not_put(
     assert shared.ask("GET", PUT).json()["version"] == 1
 
 
+def resident_bytes(process: Path) -> int:
+    """The memory of a process, by its folder in /proc."""
+    return int((process / "statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
 def test_streamed_audit_waits_for_a_slow_reader(full: Server) -> None:
     worker = Path(f"/proc/{worker_of(full)}")
-
-    def resident_bytes() -> int:
-        return int((worker / "statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
     def cpu_ticks() -> int:
         return sum(map(int, (worker / "stat").read_text().rpartition(")")[2].split()[11:13]))
@@ -130,12 +132,12 @@ def test_streamed_audit_waits_for_a_slow_reader(full: Server) -> None:
         return cpu_ticks() == before or None
 
     assert len(full.audit(limit=3_000)) == 3_000  # what a page needs is there
-    before = resident_bytes()
+    before = resident_bytes(worker)
     with full.connect() as connection:
         connection.send(connection.request("GET", AUDIT))
         assert connection.socket.recv(1_000).startswith(b"HTTP/1.1 200 OK\r\n")
         until(is_idle, "the worker waits for its reader")
-        assert resident_bytes() - before < 12 * MIB
+        assert resident_bytes(worker) - before < 12 * MIB
         received = 0
         end = b""
         while not end.endswith(b"0\r\n\r\n"):
@@ -174,6 +176,20 @@ def test_readers_that_leave_a_stream_leave_nothing_behind(full: Server) -> None:
             assert connection.socket.recv(100)
     until(lambda: pipes() == before or None, "the pipes are closed")
     assert full.ask("GET", "/health").status == 200
+
+
+def test_readers_that_never_take_what_they_asked_for_hold_up_nobody(full: Server) -> None:
+    worker = Path(f"/proc/{worker_of(full)}")
+    assert len(full.audit(limit=1_000)) == 1_000  # what a page needs is there
+    before = most = resident_bytes(worker)
+    for _ in range(600):
+        with full.connect() as connection:
+            connection.send(connection.request("GET", f"{AUDIT}?limit=501"))
+        most = max(most, resident_bytes(worker))
+    begun = monotonic()
+    assert len(full.audit(limit=1)) == 1
+    assert monotonic() - begun < 2.0
+    assert max(most, resident_bytes(worker)) - before < 64 * MIB
 
 
 def is_pipe(file: Path) -> bool:
