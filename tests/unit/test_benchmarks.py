@@ -99,6 +99,17 @@ def test_bars_are_met_or_not_or_not_measured() -> None:
     assert found["endless: endless over mix"] is None
 
 
+@pytest.mark.parametrize(("p99_ms", "is_met"), [(15.0, True), (15.1, False)])
+def test_tails_of_executes_have_a_bar(p99_ms: float, is_met: bool) -> None:
+    tails = {"p99": {"median": p99_ms}}
+    run = result(1_000) | {
+        "executing, 128 connections": {"servers": {"execute": {"tails_ms": tails}}, "ratios": {}}
+    }
+    judged = {bar["of"]: bar["is_met"] for bar in bars.judged(run)}
+    assert judged["executing, 128 connections: execute p99 at half its rate, ms"] is is_met
+    assert judged["executing, 32 connections: execute p99 at half its rate, ms"] is None
+
+
 def test_bars_of_ten_thousand_rules_say_nothing_about_a_smaller_run() -> None:
     found = bars.judged(result(1_000, **{"re over single": 200.0}))
     assert [bar["of"] for bar in found if bar["of"].startswith("letters") and bar["is_met"]] == []
