@@ -6,7 +6,8 @@
     ├── Defect                          internal_error          exit 70
     ├── StoreError                  503 store_unavailable       exit 2
     │   ├── AuditBusy               503 audit_busy
-    │   └── AuditUnavailable        503 audit_unavailable
+    │   ├── AuditUnavailable        503 audit_unavailable
+    │   └── OutcomeUnknown          504 outcome_unknown
     ├── InvalidTrail                    invalid_trail           exit 1
     └── RequestError                    the request is refused
         ├── InvalidBody             400 invalid_json | invalid_body
@@ -51,6 +52,7 @@ __all__ = [
     "MethodNotAllowed",
     "NotFound",
     "NotReady",
+    "OutcomeUnknown",
     "PolicyError",
     "PreconditionFailed",
     "Problem",
@@ -95,6 +97,13 @@ class AuditUnavailable(StoreError):
     """A record could not be committed within its deadline."""
 
     code = "audit_unavailable"
+
+
+class OutcomeUnknown(StoreError):
+    """Actions were executed, and their outcome could not be recorded in time: not to be repeated."""
+
+    code = "outcome_unknown"
+    status = 504
 
 
 class AuditBusy(StoreError):

@@ -26,7 +26,7 @@ from aegis.audit import (
 )
 from aegis.codec import dumps, dumps_foreign, loads_own, redacted_json
 from aegis.decisions import Snapshot
-from aegis.errors import Conflict, named, shown
+from aegis.errors import AuditUnavailable, Conflict, OutcomeUnknown, named, shown
 from aegis_core import Action, Approval, Decision, Engine
 
 __all__ = ["Enforcer", "Executor", "NoOpExecutor", "Result"]
@@ -171,8 +171,8 @@ class Enforcer:
             the results of that time, as the audit has them.
 
         Raises:
-            AuditUnavailable: Before anything was executed, or where a record was not committed
-                in time.
+            AuditUnavailable: A record was not committed in time; nothing was executed.
+            OutcomeUnknown: As before, but something was.
             Conflict: The claim was made for something else, or what it was made for still runs.
         """
         asked = _Asked(snapshot.version, key_name)
@@ -261,6 +261,7 @@ class Enforcer:
         ]
         results: list[Result] = []
         request: int | None = None
+        executed = 0
         try:
             for action, decision in zip(actions, decisions, strict=True):
                 is_last = len(results) + 1 == len(actions)
@@ -278,15 +279,21 @@ class Enforcer:
                 )
                 request, claim = request or done.request, None
                 if is_begun:
+                    executed += 1
                     result = await self._execute(action)
                     outcome = _outcome(done.first, result)
                     await self._audit.append(
                         [outcome], request=request, is_last=is_last, must_stay=True
                     )
                 results.append(result)
-        except BaseException:
+        except BaseException as error:
             if request is not None:
                 self._audit.finish(request)
+            if executed and isinstance(error, AuditUnavailable):
+                said = f"{executed} of {len(actions)} actions were executed, but {error}"
+                raise OutcomeUnknown(
+                    f"{said}; look into the audit before you repeat any"
+                ) from error
             raise
         return results
 

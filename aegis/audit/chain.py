@@ -91,11 +91,12 @@ class ChainEnd:
             TypeError: A link holds text that is no Unicode.
         """
         known = self._words
-        new_words: Words = {}
-        unknown = {word for link in links for word in link.words()} - known.keys()
-        if unknown:
-            new_words = word_ids(connection, [word for word in unknown if word is not None])
-        return self._append(connection, links, known | new_words if new_words else known, new_words)
+        used = {word for link in links for word in link.words()}
+        # What is known is neither copied nor gone through: it may be a hundred thousand words.
+        unknown = [word for word in used if word is not None and word not in known]
+        new_words: Words = word_ids(connection, unknown) if unknown else {}
+        words = {word: known[word] for word in used if word in known} | new_words
+        return self._append(connection, links, words, new_words)
 
     def _append(
         self, connection: Connection, links: Sequence[Link], words: Words, new_words: Words

@@ -55,13 +55,15 @@ class _State(Enum):
     STORING = auto()
     """It can no longer be withdrawn."""
     LATE = auto()
-    """It is being stored, and nobody waits any more."""
+    """It is being stored, and nobody waits any more: if it is stored, it is taken back."""
+    OVERDUE = auto()
+    """It is being stored and cannot be taken back: its caller waits for that, and no longer."""
     WITHDRAWN = auto()
     STORED = auto()
 
 
 # A member is looked up each time that it is named.
-_WAITING, _STORING, _LATE, _WITHDRAWN, _STORED = _State
+_WAITING, _STORING, _LATE, _OVERDUE, _WITHDRAWN, _STORED = _State
 
 
 @dataclass(slots=True, eq=False)
@@ -183,8 +185,9 @@ class AuditLog:
 
         Raises:
             AuditUnavailable: They were not committed in time. Unless they must stay, nothing is or
-                will be stored, or, where that is too late, it is said in the audit that nothing was
-                executed.
+                will be stored; where that is too late, the audit says that nothing was executed.
+
+        Cost: up to the timeout; longer only while a commit goes on that cannot be taken back.
         """
         loop = asyncio.get_running_loop()
         if not must_stay:
@@ -265,8 +268,13 @@ class AuditLog:
                 match job.state:
                     case _State.WAITING:
                         job.state = _State.WITHDRAWN
-                    case _State.STORING:
+                    case _State.STORING if _may_be_taken_back(job):
                         job.state = _State.LATE
+                    case _State.STORING:
+                        job.state = _State.OVERDUE
+                        return
+                    case _State.WITHDRAWN:  # it was overdue, and its commit has failed
+                        pass
                     case _:
                         return  # it is stored: the loop is about to be told
         because = f": {self.failure}" if self.failure else ""
@@ -391,7 +399,7 @@ class AuditLog:
                     continue
                 if job.state is _STORING:
                     job.state = _WAITING
-                elif job.state is _LATE:
+                elif job.state in (_LATE, _OVERDUE):
                     job.state = _WITHDRAWN
 
     def _store_jobs(self, connection: Connection, jobs: list[_Job]) -> None:
@@ -503,6 +511,11 @@ class AuditLog:
 
 
 _TOO_LATE = "not executed: its record was committed too late"
+
+
+def _may_be_taken_back(job: _Job) -> bool:
+    """Whether an outcome can still say of all links that nothing was done."""
+    return all(link.result_status is ResultStatus.STARTED for link in job.links)
 
 
 def _placed(jobs: list[_Job], number: int) -> list[tuple[_Job, Committed | Claimed]]:

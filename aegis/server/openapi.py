@@ -51,6 +51,7 @@ ERRORS: dict[int, tuple[str, tuple[str, ...]]] = {
         "Not now: policy or audit are not available.",
         ("not_ready", "store_unavailable", "audit_unavailable", "audit_busy"),
     ),
+    504: ("Actions were executed, but not recorded in time.", ("outcome_unknown",)),
 }
 """What each status of a refusal means, and the codes that it has."""
 
@@ -580,6 +581,7 @@ OPERATIONS: dict[tuple[str, str], Schema] = {
         "Decide, approve, execute, audit",
         "execute",
         409,
+        504,
         description="A batch runs in order, one after the other; each action stands alone.",
         parameters=[_IDEMPOTENCY_KEY],
     ),

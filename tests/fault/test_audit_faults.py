@@ -13,13 +13,15 @@ from pathlib import Path
 from statistics import quantiles
 from typing import Any
 
+import apsw
 import pytest
 
-from aegis import execution
+from aegis import Action, Executor, Result, ResultStatus, execution
 from aegis.audit import now_us
 from aegis.audit.verify import verify
 from aegis.store import Store
 from tests.contract.client import app_of, served
+from tests.contract.test_idempotency import app_with
 from tests.fault.test_durability import disk_full, locked, until_ready
 from tests.fault.test_kill import EXECUTORS
 from tests.process.server import Server, end_of, until
@@ -129,6 +131,14 @@ def assert_whole(folder: Path, database: Path, load: Load) -> None:
     assert set(statuses.values()) <= {"success", "skipped"}
 
 
+def assert_refused(load: Load) -> None:
+    """Who was refused may try again, but for those whose action was executed already."""
+    refused = {(status, code, bool(retry_after)) for status, code, retry_after in load.refused}
+    withheld, executed = (503, "audit_unavailable", True), (504, "outcome_unknown", False)
+    assert withheld in refused
+    assert refused <= {withheld, executed}
+
+
 @contextmanager
 def disk_filled(disk: Path) -> Iterator[None]:
     filler = disk / "filler"
@@ -158,8 +168,7 @@ def test_unwritable_audit_under_load_withholds_stalls_nothing_and_goes_on(
         until(lambda: len(load.done) > done + 50, "it executes again")
         load.end()
         assert server.stop() == 0
-    assert {(status, code) for status, code, _ in load.refused} == {(503, "audit_unavailable")}
-    assert all(int(retry_after) > 0 for _, _, retry_after in load.refused)
+    assert_refused(load)
     assert slow_s < usual_s + MOST_STALLED_S
     assert_whole(folder, folder / DATABASE, load)
 
@@ -182,7 +191,7 @@ def test_full_disk_withholds_and_goes_on_when_there_is_room_again(
         load.end()
         assert server.stop() == 0
     assert "full" in not_ready.json()["error"]
-    assert {(status, code) for status, code, _ in load.refused} == {(503, "audit_unavailable")}
+    assert_refused(load)
     assert slow_s < 2 * MOST_STALLED_S
     assert_whole(folder, database, load)
 
@@ -217,6 +226,44 @@ def test_damaged_database_is_never_written_and_never_verified(folder: Path, dama
     assert verified.stderr.splitlines()[-1].startswith("aegis: error: ")
     ended = end_of(folder, "serve", "policy.yaml", "--port", "0")
     assert (ended.code, "Traceback" in ended.stderr) == (2, False), ended.stderr
+
+
+class LocksWhileItRuns(Executor):
+    """Another program takes the database while the second action runs."""
+
+    def __init__(self, path: Path) -> None:
+        self._other = apsw.Connection(str(path))
+        self.has_locked = False
+
+    async def execute(self, action: Action) -> Result:
+        if action.target == "locks":
+            self._other.execute("BEGIN IMMEDIATE")
+            self.has_locked = True
+        return Result(action, ResultStatus.SUCCESS)
+
+    def unlock(self) -> None:
+        self._other.execute("ROLLBACK")
+        self._other.close()
+
+
+@pytest.mark.parametrize("targets", [["locks"], ["first", "locks"], ["first", "locks", "never"]])
+def test_who_is_refused_after_something_was_executed_is_told_so(
+    tmp_path: Path, targets: list[str]
+) -> None:
+    path = tmp_path / "audit.db"
+    Store(path).close()
+    executor = LocksWhileItRuns(path)
+    app = app_with(executor, audit_db=str(path), audit_timeout_s=0.1)
+    with served(app) as client:
+        reply = client.post(EXECUTE, [{"type": "read", "target": name} for name in targets])
+        executor.unlock()
+        until(lambda: client.records()[-1]["result_status"] == "success", "it is recorded")
+        stored = [record["action_target"] for record in client.records()]
+    assert (reply.status, reply.code) == (504, "outcome_unknown")
+    assert reply.json["error"].startswith(
+        f"{targets.index('locks') + 1} of {len(targets)} actions were executed, but "
+    )
+    assert stored == targets[: targets.index("locks") + 1]
 
 
 def test_clock_that_is_set_back_breaks_neither_order_nor_chain(

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import apsw
@@ -25,6 +27,7 @@ from aegis.audit import (
     reading,
 )
 from aegis.audit.archive import archive
+from aegis.audit.chain import ChainEnd
 from aegis.audit.postings import SEGMENT, sealed_to
 from aegis.audit.requests import KEPT_S
 from aegis.audit.verify import Pin, exported_links, verify
@@ -49,6 +52,33 @@ def once(then: Callable[[], object], before: Any) -> Any:
 
 def begun(target: object, log: AuditLog) -> Any:
     return record(target, result_status=ResultStatus.STARTED, worker=log.worker)
+
+
+# --- words ---
+
+
+def test_commit_with_new_words_costs_the_same_however_many_are_known() -> None:
+    def cost_s(chain: ChainEnd, store: Store, name: str) -> float:
+        """Of one commit with a session of its own: the median, of this thread alone."""
+        took = []
+        for number in range(200):
+            links = [record(session_id=f"{name}/{number}")]
+            with store.transaction() as connection:
+                begun_s = time.thread_time()
+                appended = chain.append(connection, links)
+                took.append(time.thread_time() - begun_s)
+            chain.committed(appended)
+        return median(took)
+
+    store = Store(":memory:")
+    with closing(store):
+        chain = ChainEnd(store)
+        few_s = cost_s(chain, store, "few")
+        with store.transaction() as connection:
+            many = [record(session_id=str(number)) for number in range(90_000)]
+            appended = chain.append(connection, many)
+        chain.committed(appended)
+        assert cost_s(chain, store, "many") < 2 * few_s
 
 
 # --- pages ---------------------------------------------------------------------------------------
@@ -161,6 +191,43 @@ def test_request_whose_beginning_was_refused_may_be_made_again(tmp_path: Path) -
         again, statuses = asyncio.run(scenario(log))
     assert isinstance(again, Committed)
     assert statuses in (["skipped", "started"], ["started"])
+
+
+@pytest.mark.parametrize("locked_s", [0.05, 0.15, 0.25, 0.4, 0.8, 1.1])
+def test_record_whose_caller_was_refused_is_stored_neither_then_nor_later(
+    tmp_path: Path, locked_s: float
+) -> None:
+    path = tmp_path / "audit.db"
+
+    async def scenario(log: Log) -> tuple[bool, list[str]]:
+        with closing(apsw.Connection(str(path))) as other:
+            other.execute("BEGIN IMMEDIATE")
+            asyncio.get_running_loop().call_later(locked_s, other.execute, "ROLLBACK")
+            try:
+                await log.append([record("asked for")])
+                is_told = True
+            except AuditUnavailable:
+                is_told = False
+            await until(lambda: not other.in_transaction and log.queued == 0)
+        await log.append([record("next")])
+        return is_told, await targets(log)
+
+    with opened(path, timeout_s=0.2) as (log, _):
+        is_told, stored = asyncio.run(scenario(log))
+    assert stored == (["asked for", "next"] if is_told else ["next"])
+
+
+def test_commit_that_goes_on_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario(log: Log) -> tuple[Committed | Claimed, list[str]]:
+        return await log.append([record("slow")]), await targets(log)
+
+    def slow() -> None:
+        time.sleep(0.3)  # as a disk that is slow to sync
+
+    with opened(timeout_s=0.05) as (log, _):
+        chain = log._chain  # noqa: SLF001 - the moment in between has no door
+        monkeypatch.setattr(chain, "append", once(slow, chain.append))
+        assert asyncio.run(scenario(log)) == (Committed(1, None), ["slow"])
 
 
 def test_records_that_a_key_may_ask_for_are_not_archived(tmp_path: Path) -> None:
