@@ -98,5 +98,13 @@ def _odd_conditions(conditions: Mapping[str, Any]) -> Iterator[str]:
         after, before = (str(conditions.get(name, end)) for name, end in _WINDOW.items())
         if after.zfill(5) == before.zfill(5):
             yield f"has a window of no length, at {shown(after)}, so it never matches"
+        elif (
+            after.zfill(5) > before.zfill(5) > "00:00"
+            and 0 < len(set(conditions.get("weekdays", ()))) < 7
+        ):
+            yield (
+                "has `weekdays` and a window over midnight: the day counts at the moment, not when the"
+                " window opens; write a rule for each side of midnight"
+            )
     if list(conditions) == ["timezone"]:
         yield "has a `timezone`, but neither a time nor weekdays"

@@ -99,8 +99,16 @@ def _parts(
     elif name in _TIMES:
         yield name, partial(_checked_time, value)
     elif name != "timezone":
-        hint = did_you_mean(name, CONDITIONS)
-        yield name, partial(_refuse, f"unknown condition {shown(name)}{hint}")
+        yield name, partial(_refuse, f"unknown condition {shown(name)}{_hint(name)}")
+
+
+def _hint(name: str) -> str:
+    folded = name.lower()
+    if _NEGATION.search(folded):
+        return "; no condition says not: let a rule above this one take what it is not for"
+    if folded in _ELSEWHERE:
+        return f"; {_ELSEWHERE[folded]}"
+    return did_you_mean(name, CONDITIONS, _SYNONYMS)
 
 
 def _refuse(message: str) -> NoReturn:
@@ -306,7 +314,8 @@ def _contains(wanted: object) -> _Test:
 
 def _matches(searches: Searches, parameter: str, wanted: object) -> _Test:
     if not isinstance(wanted, str):
-        raise _Refused(f"must be a regular expression, not {named(wanted)}")
+        quotes = "" if isinstance(wanted, list | tuple | Mapping) else "; put it in quotes"
+        raise _Refused(f"must be a regular expression, not {named(wanted)}{quotes}")
     try:
         search = searches.add(parameter, wanted)
     except ValueError as error:
@@ -339,3 +348,46 @@ _OPERATORS: dict[str, Callable[[Any], _Test]] = {
 
 CONDITIONS = frozenset([*_OPERATORS, "param_matches", *_TIMES, "weekdays", "timezone"])
 """The names of all conditions."""
+
+_NEGATION = re.compile(r"(^|_)(not?|ne|neq|nin|except|unless)(_|$)|^!")
+
+_SYNONYMS = {
+    "param_equals": "param_eq",
+    "param_equal": "param_eq",
+    "param_is": "param_eq",
+    "param_ge": "param_gte",
+    "param_geq": "param_gte",
+    "param_min": "param_gte",
+    "param_le": "param_lte",
+    "param_leq": "param_lte",
+    "param_max": "param_lte",
+    "param_greater_than": "param_gt",
+    "param_less_than": "param_lt",
+    "param_has": "param_contains",
+    "param_regex": "param_matches",
+    "param_regexp": "param_matches",
+    "param_like": "param_matches",
+    "after": "time_after",
+    "before": "time_before",
+    "days": "weekdays",
+    "day": "weekdays",
+    "day_of_week": "weekdays",
+    "tz": "timezone",
+    "zone": "timezone",
+}
+"""Other names for conditions, where likeness alone would lead to another condition, or to none."""
+
+_ELSEWHERE = {
+    "param_in": "write a regular expression: `param_matches: {to: '^(ann|bob)$'}`",
+    "param_one_of": "write a regular expression: `param_matches: {to: '^(ann|bob)$'}`",
+    "param_starts_with": "write a regular expression: `param_matches: {to: '^ann'}`",
+    "param_ends_with": "write a regular expression: `param_matches: {to: '@example\\.com$'}`",
+    "param_between": "write `param_gte` and `param_lte`",
+    "time_between": "write `time_after` and `time_before`",
+    "hours": "write `time_after` and `time_before`",
+    "time": "write `time_after` and `time_before`",
+    "type": "it belongs under `match`",
+    "target": "it belongs under `match`",
+    "agent": "it belongs under `match`",
+}
+"""What to write for conditions of other policy languages that have no counterpart here."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from datetime import date
 from typing import Any, NoReturn
 
@@ -17,7 +17,7 @@ import yaml
 
 from aegis.errors import PolicyError, Problem, Problems, named, shown
 
-__all__ = ["Document", "Lines", "is_encodable", "is_number_of_json", "read_document"]
+__all__ = ["Document", "Lines", "LookAlikes", "is_encodable", "is_number_of_json", "read_document"]
 
 MOST_EXPANDED_NODES = 100_000
 """How many nodes aliases may add to those that are written."""
@@ -30,6 +30,10 @@ _NO_NUMBER = "is not a number that JSON has, of 64 bits at most"
 Lines = dict[int, dict[Any, int]]
 """Of each mapping and list, by its `id`: the line of each key or index; of itself, under None."""
 
+LookAlikes = dict[int, dict[Any, str]]
+"""Of a mapping or list, by its `id`: the keys or indexes of scalars that YAML reads as something
+else than they look like, and how it reads them."""
+
 
 @dataclass(slots=True)
 class Document:
@@ -39,11 +43,13 @@ class Document:
         value: Made of dict, list, str, int, float, bool and None only.
         lines: Where its parts stand; holds as long as `value` is kept.
         problems: What may not stand in it, though it could be read.
+        look_alikes: Its scalars that are not what they look like; holds as long as `lines` does.
     """
 
     value: Any
     lines: Lines
     problems: Problems
+    look_alikes: LookAlikes = field(default_factory=dict)
 
 
 def read_document(source: str) -> Document:
@@ -78,6 +84,47 @@ def is_encodable(text: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
+
+
+class _Reader:
+    """What is being read of a text, and where its problems are.
+
+    Args:
+        source: The text.
+    """
+
+    def __init__(self, source: str) -> None:
+        self.source = source
+        self.lines: Lines = {}
+        self.problems = Problems()
+        # The containers that are open, and the key or index in each that is being read.
+        self.open: list[Any] = []
+        self.keys: list[Any] = []
+        self._faulty_rules: dict[str, Any] = {}
+
+    def _add_problem(self, message: str, line: int | None) -> None:
+        rule = None
+        if len(self.keys) > 1 and self.keys[0] == "rules" and isinstance(self.keys[1], int):
+            rule = f"rule_{self.keys[1]}"
+            self._faulty_rules[rule] = self.open[2] if len(self.open) > 2 else None
+        self.problems.append(Problem(message, line, rule, self._path()))
+
+    def _path(self) -> str:
+        steps = (f"[{key}]" if isinstance(key, int) else f".{key}" for key in self.keys)
+        return "".join(step for step in steps if step != ".None").removeprefix(".")
+
+    def _refused(self, message: str, line: int | None) -> PolicyError:
+        self._add_problem(" ".join(message.split()), line)
+        self._name_rules()
+        return PolicyError(self.problems.all())
+
+    def _name_rules(self) -> None:
+        """Call the rules of problems by their names, which may be written below the problem."""
+        for index, problem in enumerate(self.problems):
+            rule = self._faulty_rules.get(problem.rule or "")
+            name = rule.get("name") if isinstance(rule, dict) else None
+            if isinstance(name, str) and name:
+                self.problems[index] = replace(problem, rule=name)
 
 
 # --- JSON ----------------------------------------------------------------------------------------
@@ -179,16 +226,11 @@ def _is_deep(value: Any) -> bool:
     return True
 
 
-class _JsonReader:
+class _JsonReader(_Reader):
     """Builds plain values from the tokens of a text that is known to be JSON."""
 
     def __init__(self, source: str) -> None:
-        self.source = source
-        self.lines: Lines = {}
-        self.problems = Problems()
-        # The containers that are open, and the key that the next value of each belongs to.
-        self.open: list[Any] = []
-        self.keys: list[str | None] = []
+        super().__init__(source)
         self.root: Any = None
 
     def read(self) -> Document:
@@ -199,37 +241,38 @@ class _JsonReader:
                 line += 1
             else:
                 self._take(token, line)
+        self._name_rules()
         return Document(self.root, self.lines, self.problems)
 
     def _take(self, token: str, line: int) -> None:
         if token in "}]":
             self.open.pop()
             self.keys.pop()
+            self._go_on()
         elif token in "{[":
             container: Any = {} if token == "{" else []
             self._add(container, line)
             self.lines[id(container)] = {None: line}
             self.open.append(container)
-            self.keys.append(None)
+            self.keys.append(None if token == "{" else 0)
             if len(self.open) > DEEPEST_NESTING:
-                said = f"nested deeper than {DEEPEST_NESTING} levels"
-                raise PolicyError([*self.problems, Problem(said, line)])
+                raise self._refused(f"nested deeper than {DEEPEST_NESTING} levels", line)
         elif token.startswith('"') and self._expects_key():
-            self.keys[-1] = self._key(self._scalar(token, line), line)
+            self._take_key(self._scalar(token, line), line)
         else:
             self._add(self._scalar(token, line), line)
+            self._go_on()
 
     def _expects_key(self) -> bool:
         return isinstance(self.open[-1], dict) and self.keys[-1] is None
 
-    def _key(self, key: str, line: int) -> str:
+    def _take_key(self, key: str, line: int) -> None:
+        self.keys[-1] = key
         lines = self.lines[id(self.open[-1])]
         if key in lines:
-            said = f"key {shown(key)} stands twice; it was first written in line {lines[key]}"
-            self.problems.append(Problem(said, line))
+            self._add_problem(_doubled(key, lines[key]), line)
         else:
             lines[key] = line
-        return key
 
     def _add(self, value: Any, line: int) -> None:
         if not self.open:
@@ -239,7 +282,11 @@ class _JsonReader:
             self.open[-1].append(value)
         else:
             self.open[-1].setdefault(self.keys[-1], value)
-            self.keys[-1] = None
+
+    def _go_on(self) -> None:
+        """To the next member or item of what is open."""
+        if self.open:
+            self.keys[-1] = len(self.open[-1]) if isinstance(self.open[-1], list) else None
 
     def _scalar(self, token: str, line: int) -> Any:
         try:
@@ -247,12 +294,16 @@ class _JsonReader:
         except ValueError:  # an integer of thousands of digits
             value = math.inf
         if isinstance(value, str) and not is_encodable(value):
-            self.problems.append(Problem(f"{shown(token)} {HALF_A_PAIR}", line))
+            self._add_problem(f"{shown(token)} {HALF_A_PAIR}", line)
             return ""
         if is_number_of_json(value) or not isinstance(value, int | float):
             return value
-        self.problems.append(Problem(f"{shown(token)} {_NO_NUMBER}", line))
+        self._add_problem(f"{shown(token)} {_NO_NUMBER}", line)
         return 0
+
+
+def _doubled(key: str, line: int) -> str:
+    return f"key {shown(key)} stands twice; it was first written in line {line}"
 
 
 # --- YAML ----------------------------------------------------------------------------------------
@@ -260,15 +311,15 @@ class _JsonReader:
 _Events: Any = yaml.CSafeLoader if yaml.__with_libyaml__ else yaml.SafeLoader
 
 
-class _YamlReader:
+class _YamlReader(_Reader):
     """Builds plain values from the parser's events: no tag is obeyed, nothing is constructed."""
 
     def __init__(self, source: str) -> None:
-        self.source = source
-        self.lines: Lines = {}
-        self.problems = Problems()
+        super().__init__(source)
         # Each anchor's value, and how many nodes it stands for; None while it is being read.
         self.anchors: dict[str, tuple[Any, int] | None] = {}
+        self.look_alikes: LookAlikes = {}
+        self.look_alike_anchors: dict[str, str] = {}
         self.expanded = 0
         self.kept: list[Any] = []  # an `id` stays taken while `lines` speaks of it
         self.loader = _Events(source)
@@ -281,18 +332,28 @@ class _YamlReader:
             line = mark.line + 1 if mark else None
             said = str(error.problem or error.context)
             if "maximum nesting depth" in said:  # the parser reads ahead, to a limit of its own
-                said = f"nested deeper than {DEEPEST_NESTING} levels"
-                raise self._refused(said, line) from None
-            if "alphabetic or numeric" in said or "cannot start any token" in said:
-                said += "; put texts that begin with a special character, as `*`, in quotes"
-            raise self._refused(f"not YAML: {said}", line) from None
+                raise self._refused(f"nested deeper than {DEEPEST_NESTING} levels", line) from None
+            raise self._refused(f"not YAML: {self._advised(said, mark)}", line) from None
         except yaml.reader.ReaderError as error:
             raise self._refused(*self._unreadable(error)) from None
         except yaml.YAMLError as error:
             raise self._refused(f"not YAML: {error}", None) from None
         finally:
             self.loader.dispose()
-        return Document(document, self.lines, self.problems)
+        self._name_rules()
+        return Document(document, self.lines, self.problems, self.look_alikes)
+
+    def _advised(self, said: str, mark: Any) -> str:
+        """What the parser says, and what would be right."""
+        text = self.source.splitlines()[mark.line : mark.line + 1] if mark else []
+        indentation = _INDENTATION.match(text[0]) if text else None
+        if indentation is not None and "\t" in indentation[0]:
+            return "a tab may not indent; use blanks"
+        if "mapping values are not allowed" in said:
+            return f"{said}; put texts that hold `: ` in quotes"
+        if "alphabetic or numeric" in said or "cannot start any token" in said:
+            return f"{said}; put texts that begin with a special character, as `*`, in quotes"
+        return said
 
     def _unreadable(self, error: Any) -> tuple[str, int | None]:
         char = chr(error.character) if isinstance(error.character, int) else str(error.character)
@@ -300,15 +361,12 @@ class _YamlReader:
         line = None if at < 0 else self.source.count("\n", 0, at) + 1
         return f"not YAML: the character {shown(char)} may not stand here as it is", line
 
-    def _refused(self, message: str, line: int | None) -> PolicyError:
-        return PolicyError([*self.problems, Problem(" ".join(message.split()), line)])
-
     def _document(self) -> Any:
         self.loader.get_event()  # the start of the stream
         if self.loader.check_event(yaml.StreamEndEvent):
             return None
         self.loader.get_event()  # the start of the document
-        document, _ = self._value(self.loader.get_event(), 0)
+        document, _ = self._value(self.loader.get_event())
         self.loader.get_event()  # its end
         event = self.loader.get_event()
         if not isinstance(event, yaml.StreamEndEvent):
@@ -316,26 +374,27 @@ class _YamlReader:
         return document
 
     def _problem(self, message: str, event: Any) -> None:
-        self.problems.append(Problem(message, event.start_mark.line + 1))
+        self._add_problem(message, event.start_mark.line + 1)
 
-    def _value(self, event: Any, depth: int) -> tuple[Any, int]:
+    def _value(self, event: Any) -> tuple[Any, int]:
         """A value, and how many nodes it stands for when its aliases are written out."""
         if isinstance(event, yaml.AliasEvent):
             return self._alias(event)
         if event.anchor is not None:
             self.anchors[event.anchor] = None
+            self.look_alike_anchors.pop(event.anchor, None)
         if event.tag is not None:
             self._problem(f"tag {shown(event.tag)}; tags are not taken", event)
         if isinstance(event, yaml.ScalarEvent):
             value, size = self._scalar(event), 1
-        elif depth >= DEEPEST_NESTING:
+        elif len(self.open) >= DEEPEST_NESTING:
             raise self._refused(
                 f"nested deeper than {DEEPEST_NESTING} levels", event.start_mark.line + 1
             )
         elif isinstance(event, yaml.SequenceStartEvent):
-            value, size = self._sequence(event, depth + 1)
+            value, size = self._sequence(event)
         else:
-            value, size = self._mapping(event, depth + 1)
+            value, size = self._mapping(event)
         if event.anchor is not None:
             self.anchors[event.anchor] = value, size
         return value, size
@@ -350,45 +409,50 @@ class _YamlReader:
         self.expanded += known[1]
         if self.expanded > MOST_EXPANDED_NODES:
             raise self._refused(f"aliases expand to over {MOST_EXPANDED_NODES} nodes", line)
+        if event.anchor in self.look_alike_anchors:
+            self._note_look_alike(self.look_alike_anchors[event.anchor])
         return known
 
-    def _sequence(self, start: Any, depth: int) -> tuple[list[Any], int]:
+    def _sequence(self, start: Any) -> tuple[list[Any], int]:
         items: list[Any] = []
-        lines = self._lines_of(items, start)
+        lines = self._begin(items, start)
         size = 1
         while not isinstance(event := self.loader.get_event(), yaml.SequenceEndEvent):
+            self.keys[-1] = len(items)
             lines[len(items)] = event.start_mark.line + 1
-            item, nodes = self._value(event, depth)
+            item, nodes = self._value(event)
             items.append(item)
             size += nodes
+        self._end()
         return items, size
 
-    def _mapping(self, start: Any, depth: int) -> tuple[dict[str, Any], int]:
+    def _mapping(self, start: Any) -> tuple[dict[str, Any], int]:
         members: dict[str, Any] = {}
-        merged: list[tuple[Any, Any]] = []
-        lines = self._lines_of(members, start)
+        merge: tuple[Any, Any] | None = None
+        lines = self._begin(members, start)
         size = 1
         while not isinstance(event := self.loader.get_event(), yaml.MappingEndEvent):
             is_merge = (
                 isinstance(event, yaml.ScalarEvent) and event.implicit[0] and event.value == "<<"
             )
-            key = "<<" if is_merge else self._key(event, depth)
-            value, nodes = self._value(self.loader.get_event(), depth)
+            key = "<<" if is_merge else self._key(event)
+            self.keys[-1] = key
+            if is_merge and merge is not None:
+                said = _doubled("<<", merge[0].start_mark.line + 1)
+                self._problem(f"{said}; write `<<: [*a, *b]`", event)
+            elif key in members and not is_merge:
+                self._problem(_doubled(key, lines[key]), event)
+            value, nodes = self._value(self.loader.get_event())
             size += 1 + nodes
             if is_merge:
-                merged.append((event, value))
-            elif key is None:
-                continue
-            elif key in members:
-                self._problem(
-                    f"key {shown(key)} stands twice; it was first written in line {lines[key]}",
-                    event,
-                )
-            else:
+                merge = merge or (event, value)
+            elif key is not None and key not in members:
                 members[key] = value
                 lines[key] = event.start_mark.line + 1
-        for event, value in merged:
-            self._merge(event, value, members, lines)
+        if merge is not None:
+            self.keys[-1] = "<<"
+            self._merge(*merge, members, lines)
+        self._end()
         return members, size
 
     def _merge(
@@ -399,24 +463,35 @@ class _YamlReader:
             if not isinstance(part, dict):
                 self._problem(f"`<<` merges mappings, not {named(part)}", event)
                 continue
+            look_alikes = self.look_alikes.get(id(part), {})
             for key, member in part.items():
                 if key not in members:
                     members[key] = member
                     lines[key] = self.lines[id(part)][key]
+                    if key in look_alikes:
+                        self.look_alikes.setdefault(id(members), {})[key] = look_alikes[key]
 
-    def _key(self, event: Any, depth: int) -> str | None:
-        value, _ = self._value(event, depth)
+    def _key(self, event: Any) -> str | None:
+        self.keys[-1] = event.value if isinstance(event, yaml.ScalarEvent) else None
+        value, _ = self._value(event)
         if isinstance(value, str):
             return value
         written = shown(event.value) if isinstance(event, yaml.ScalarEvent) else named(value)
         self._problem(f"key {written} is not text; put it in quotes", event)
         return None
 
-    def _lines_of(self, container: Any, start: Any) -> dict[Any, int]:
+    def _begin(self, container: Any, start: Any) -> dict[Any, int]:
+        """Open a container; its lines, to be filled."""
         self.kept.append(container)
+        self.open.append(container)
+        self.keys.append(None)
         lines: dict[Any, int] = {None: start.start_mark.line + 1}
         self.lines[id(container)] = lines
         return lines
+
+    def _end(self) -> None:
+        self.open.pop()
+        self.keys.pop()
 
     def _scalar(self, event: Any) -> Any:
         text = event.value
@@ -434,10 +509,39 @@ class _YamlReader:
         if value is not None and not isinstance(value, str | bool | int | float):
             self._problem(f"{shown(text)} is not text; put it in quotes", event)
             return text
+        if (said := _look_alike(text, value)) is not None:
+            self._note_look_alike(said)
+            if event.anchor is not None:
+                self.look_alike_anchors[event.anchor] = said
         return self._number(value, event)
+
+    def _note_look_alike(self, said: str) -> None:
+        if self.open:
+            self.look_alikes.setdefault(id(self.open[-1]), {})[self.keys[-1]] = said
 
     def _number(self, value: Any, event: Any) -> Any:
         if is_number_of_json(value) or not isinstance(value, int | float):
             return value
         self._problem(f"{shown(event.value)} {_NO_NUMBER}", event)
         return 0
+
+
+_INDENTATION = re.compile(r"[ \t]*")
+_DECIMAL = re.compile(r"[-+]?(0|[1-9][0-9]*)")
+_LIKE_A_NUMBER = re.compile(
+    r"[-+]?([0-9][0-9_]*\.?[0-9_]*|\.[0-9]+)([eE][-+]?[0-9]+)?|0o[0-7]+|[0-9]{1,3}(,[0-9]{3})+(\.[0-9]+)?"
+)
+
+
+def _look_alike(text: str, value: Any) -> str | None:
+    """How YAML 1.1 reads a scalar without quotes, where people and other readers do otherwise."""
+    match value:
+        case bool() if text.lower() not in ("true", "false"):
+            return f"{shown(text)} is read as `{json.dumps(value)}`; put it in quotes if it is text"
+        case int() if not isinstance(value, bool) and _DECIMAL.fullmatch(text) is None:
+            return f"{shown(text)} is read as the number {value}; write that, or put it in quotes"
+        case float() if ":" in text or "_" in text:
+            return f"{shown(text)} is read as the number {value}; write that, or put it in quotes"
+        case str() if _LIKE_A_NUMBER.fullmatch(text) is not None:
+            return f"{shown(text)} is read as text, not as a number; write its digits, or put it in quotes"
+    return None

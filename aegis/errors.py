@@ -31,7 +31,7 @@ backticks. No secret ever enters a message.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 
 from aegis_core import AegisError, PolicyError, Problem
@@ -256,18 +256,32 @@ class Problems(list[Problem]):
         return [*found, *more]
 
 
-def did_you_mean(word: str, known: Iterable[str]) -> str:
+_NO_SYNONYMS: Mapping[str, str] = {}
+_NEAR = 0.65  # of two words' likeness, from 0 to 1: at 0.62 `action` is like `conditions`
+
+
+def did_you_mean(
+    word: str, known: Iterable[str], synonyms: Mapping[str, str] = _NO_SYNONYMS
+) -> str:
     """The hint behind an unknown word: `; did you mean ...`, or else what is known.
 
     Args:
         word: What was written.
         known: What could have been.
+        synonyms: What the word is called elsewhere, to the known word that means it.
     """
     words = sorted(known)
-    near = get_close_matches(word.lower(), words, n=1, cutoff=0.5)
-    if near:
-        return f"; did you mean `{near[0]}`?"
-    return f"; known here: {', '.join(words)}"
+    folded = word.lower()
+    having = [known_word for known_word in words if folded in known_word.split("_")]
+    if folded in synonyms:
+        meant = synonyms[folded]
+    elif near := get_close_matches(folded, words, n=1, cutoff=_NEAR):
+        meant = near[0]
+    elif len(having) == 1:
+        meant = having[0]
+    else:
+        return f"; known here: {', '.join(words)}"
+    return f"; did you mean `{meant}`?"
 
 
 def shown(value: object) -> str:

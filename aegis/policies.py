@@ -16,16 +16,18 @@ from typing import Any, Self, TypeVar
 
 import aegis_core
 from aegis.analysis import oddities
-from aegis.conditions import compile_conditions, compiler
+from aegis.conditions import CONDITIONS, compile_conditions, compiler
 from aegis.documents import (
     DEEPEST_NESTING,
     HALF_A_PAIR,
     Lines,
+    LookAlikes,
     is_encodable,
     is_number_of_json,
     read_document,
 )
 from aegis.errors import PolicyError, Problem, Problems, did_you_mean, named, shown
+from aegis.lookalikes import odd_expression, odd_parameter, odd_pattern, odd_text
 from aegis_core import (
     Action,
     Approval,
@@ -52,6 +54,72 @@ _TOP_KEYS = ("version", "defaults", "rules", "scope", "scope_id", "description")
 _DEFAULT_KEYS = ("risk_level", "approval")
 _RULE_KEYS = ("name", "description", "match", "risk_level", "approval", "conditions")
 _MATCH_KEYS = ("type", "target", "agent")
+
+_SYNONYMS = {
+    "action": "approval",
+    "effect": "approval",
+    "decision": "approval",
+    "permission": "approval",
+    "access": "approval",
+    "verdict": "approval",
+    "when": "conditions",
+    "if": "conditions",
+    "where": "conditions",
+    "constraints": "conditions",
+    "id": "name",
+    "rule": "name",
+    "title": "name",
+    "comment": "description",
+    "severity": "risk_level",
+    "on": "match",
+    "policies": "rules",
+    "permissions": "rules",
+    "statements": "rules",
+}
+"""What other policy languages call the keys of ours."""
+
+_MATCH_SYNONYMS = {
+    "action": "type",
+    "action_type": "type",
+    "tool": "type",
+    "name": "type",
+    "operation": "type",
+    "resource": "target",
+    "path": "target",
+    "object": "target",
+    "url": "target",
+    "agent_id": "agent",
+    "principal": "agent",
+    "subject": "agent",
+    "user": "agent",
+}
+
+_APPROVAL_SYNONYMS = {
+    "allow": "auto",
+    "allowed": "auto",
+    "permit": "auto",
+    "accept": "auto",
+    "ask": "approve",
+    "review": "approve",
+    "confirm": "approve",
+    "manual": "approve",
+    "require_approval": "approve",
+    "deny": "block",
+    "denied": "block",
+    "forbid": "block",
+    "reject": "block",
+    "never": "block",
+}
+
+_RISK_SYNONYMS = {
+    "none": "low",
+    "info": "low",
+    "minor": "low",
+    "moderate": "medium",
+    "med": "medium",
+    "severe": "critical",
+    "crit": "critical",
+}
 
 _W = TypeVar("_W")
 
@@ -198,7 +266,7 @@ def load_text(text: str | bytes) -> LoadedPolicy:
     """
     source = decoded_policy(text)
     document = read_document(source)
-    checker = _Checker(document.lines, document.problems)
+    checker = _Checker(document.lines, document.problems, document.look_alikes)
     policy = _made(Policy, checker.document(document.value))
     lines = checker.lines_of_rules(document.value)
     return LoadedPolicy(policy, source, tuple(checker.warnings.all()), lines)
@@ -271,9 +339,15 @@ def _written(value: object) -> object:
 class _Checker:
     """Checks a document and builds the policy; collects every problem on the way."""
 
-    def __init__(self, lines: Lines, problems: Problems | None = None) -> None:
+    def __init__(
+        self,
+        lines: Lines,
+        problems: Problems | None = None,
+        look_alikes: LookAlikes | None = None,
+    ) -> None:
         self.lines = lines
         self.problems = Problems() if problems is None else problems
+        self.look_alikes = look_alikes or {}
         self.warnings = Problems()
         self.rule: str | None = None  # the rule that is being read, for messages
 
@@ -290,6 +364,9 @@ class _Checker:
                 policy = self._policy(top)
         if self.problems:
             raise PolicyError(self.problems.all())
+        if not isinstance(document, Mapping) or document.get("rules") is None:
+            said = "has no rules, so that the defaults decide about every action"
+            self._warning(said, document, None, "")
         self._warn(policy.rules, self.lines_of_rules(document))
         return policy
 
@@ -336,6 +413,12 @@ class _Checker:
             return None
         self._text(rule, "name", f"{where}.name")
         self._text(rule, "description", f"{where}.description")
+        if "approval" not in rule:
+            any_action = (
+                "" if {"match", "conditions"} & rule.keys() else "matches every action and "
+            )
+            said = f"{any_action}has no `approval`, which means `approve`; write the one you mean"
+            self._warning(said, rules, index, where)
         match_type, match_target, match_agent = self._patterns(rule, where)
         made = PolicyRule(
             match_type,
@@ -358,10 +441,21 @@ class _Checker:
         if match is None:
             return "*", "*", "*"
         return (
-            self._text(match, "type", f"{where}.match.type", "*"),
-            self._text(match, "target", f"{where}.match.target", "*"),
-            self._text(match, "agent", f"{where}.match.agent", "*"),
+            self._pattern(match, "type", f"{where}.match.type"),
+            self._pattern(match, "target", f"{where}.match.target"),
+            self._pattern(match, "agent", f"{where}.match.agent"),
         )
+
+    def _pattern(self, match: Mapping[str, Any], key: str, where: str) -> str:
+        if isinstance(match.get(key), list | tuple):
+            self._problem(
+                "must be one pattern, not a list; write a rule for each", match, key, where
+            )
+            return "*"
+        pattern = self._text(match, key, where, "*")
+        for said in odd_pattern(pattern):
+            self._warning(said, match, key, where)
+        return pattern
 
     def _conditions(self, rule: Mapping[str, Any], where: str) -> Mapping[str, Any]:
         if "conditions" not in rule:
@@ -390,9 +484,38 @@ class _Checker:
                         key=f"{where}.conditions.{problem.key}",
                     )
                 )
-        for key, message in _unwritable(conditions, f"{where}.conditions"):
+        unwritable = list(_unwritable(conditions, f"{where}.conditions"))
+        for key, message in unwritable:
             self._problem(message, rule, "conditions", key)
+        for name, value in () if unwritable else conditions.items():
+            self._warn_of_look_alikes(conditions, name, value, f"{where}.conditions")
+            if name.startswith("param_"):
+                self._warn_of_parameters(name, value, f"{where}.conditions.{name}")
         return dict(conditions)
+
+    def _warn_of_look_alikes(self, container: Any, key: Any, value: Any, where: str) -> None:
+        """Warn of a condition's scalars that are not what they look like."""
+        where = f"{where}[{key}]" if isinstance(key, int) else f"{where}.{key}"
+        said = self.look_alikes.get(id(container), {}).get(key)
+        if said is not None:
+            self._warning(said, container, key, where)
+        if isinstance(value, Mapping):
+            for name, member in value.items():
+                self._warn_of_look_alikes(value, name, member, where)
+        elif isinstance(value, list | tuple):
+            for index, member in enumerate(value):
+                self._warn_of_look_alikes(value, index, member, where)
+        elif isinstance(value, str):
+            for said in odd_text(value):
+                self._warning(said, container, key, where)
+
+    def _warn_of_parameters(self, name: str, parameters: object, where: str) -> None:
+        for parameter, wanted in parameters.items() if isinstance(parameters, Mapping) else ():
+            odd = [*odd_parameter(parameter)] if isinstance(parameter, str) else []
+            if name == "param_matches" and isinstance(wanted, str):
+                odd += odd_expression(wanted)
+            for said in odd:
+                self._warning(said, parameters, parameter, f"{where}.{parameter}")
 
     def _members(
         self, value: object, where: str, known: tuple[str, ...], what: str,
@@ -411,7 +534,7 @@ class _Checker:
                     f"key {shown(member)} is not text; put it in quotes", value, member, at
                 )
             elif member not in known and (where or not member.startswith("x-")):
-                hint = did_you_mean(member, known)
+                hint = _hint(member, known)
                 self._problem(f"unknown key {shown(member)}{hint}", value, member, at)
         return value
 
@@ -420,7 +543,7 @@ class _Checker:
             return default
         value = members[key]
         if not isinstance(value, str):
-            quotes = "" if value is None else "; put it in quotes"
+            quotes = "; put it in quotes" if isinstance(value, bool | int | float) else ""
             self._problem(f"must be text, not {named(value)}{quotes}", members, key, where)
             return default
         if not is_encodable(value):
@@ -429,15 +552,17 @@ class _Checker:
 
     def _risk(self, members: Mapping[str, Any], where: str, default: RiskLevel) -> RiskLevel:
         levels = {level.name.lower(): level for level in RiskLevel}
-        return self._word(members, "risk_level", where, levels, default, folded=True)
+        return self._word(
+            members, "risk_level", where, levels, default, _RISK_SYNONYMS, folded=True
+        )
 
     def _approval(self, members: Mapping[str, Any], where: str, default: Approval) -> Approval:
         approvals = {approval.value: approval for approval in Approval}
-        return self._word(members, "approval", where, approvals, default)
+        return self._word(members, "approval", where, approvals, default, _APPROVAL_SYNONYMS)
 
     def _word(
         self, members: Mapping[str, Any], key: str, where: str, words: Mapping[str, _W], default: _W,
-        *, folded: bool = False,
+        synonyms: Mapping[str, str], *, folded: bool = False,
     ) -> _W:  # fmt: skip
         if key not in members:
             return default
@@ -448,7 +573,7 @@ class _Checker:
             return default
         word = value.lower() if folded else value
         if word not in words:
-            hint = did_you_mean(value, words)
+            hint = did_you_mean(value, words, synonyms)
             self._problem(f"unknown {key} {shown(value)}{hint}", members, key, where)
             return default
         return words[word]
@@ -464,11 +589,24 @@ class _Checker:
     def _problem(self, message: str, container: object, key: object, where: str) -> None:
         self.problems.append(Problem(message, self._line(container, key), self.rule, where))
 
+    def _warning(self, message: str, container: object, key: object, where: str) -> None:
+        self.warnings.append(Problem(message, self._line(container, key), self.rule, where))
+
     def _warn(self, rules: tuple[PolicyRule, ...], lines: tuple[int | None, ...]) -> None:
         for index, message in oddities(rules, lines):
             self.warnings.append(
                 Problem(message, lines[index], rules[index].name, f"rules[{index}]")
             )
+
+
+def _hint(key: str, known: tuple[str, ...]) -> str:
+    if known is _RULE_KEYS and key in _MATCH_KEYS:
+        return "; it belongs under `match`"
+    if known is _RULE_KEYS and key in CONDITIONS:
+        return "; it belongs under `conditions`"
+    synonyms = _MATCH_SYNONYMS if known is _MATCH_KEYS else _SYNONYMS
+    meant = synonyms.get(key.lower())
+    return did_you_mean(key, known, synonyms if meant in known else {})
 
 
 def _unwritable(value: object, where: str, depth: int = 0) -> Iterator[tuple[str, str]]:

@@ -127,9 +127,14 @@ class PolicyFile:
     def _try(self) -> None:
         try:
             before = self._versions.newest[0]
-            version = self.reload().snapshot.version
-            if version > before:
-                _log.warning("the policy file has changed: version %d is in force", version)
+            snapshot = self.reload().snapshot
+            if snapshot.version > before:
+                _log.warning(
+                    "the policy file has changed: version %d is in force", snapshot.version
+                )
+                for odd in snapshot.compiled.warnings[:_MOST_LOGGED]:
+                    place = self._shown if odd.line is None else f"{self._shown}:{odd.line}"
+                    _log.warning("%s: %s", place, odd)
         except PolicyError:
             pass  # it is said already
         except AegisError as error:

@@ -28,13 +28,13 @@ class Problem:
     key: str = ""
 
     def __str__(self) -> str:
-        name = (
-            (self.rule or "").encode("unicode_escape").decode()
-            if not (self.rule or "").isprintable()
-            else self.rule
-        )
-        place = f"rule `{name}`: " if name else ""
-        return f"{place}{self.key}: {self.message}" if self.key else f"{place}{self.message}"
+        rule = f"rule `{_printable(self.rule)}`: " if self.rule else ""
+        key = f"{_printable(self.key)}: " if self.key else ""
+        return f"{rule}{key}{self.message}"
+
+
+def _printable(text: str) -> str:
+    return text if text.isprintable() else text.encode("unicode_escape").decode()
 
 
 class AegisError(Exception):

@@ -17,10 +17,11 @@ __all__ = ["validate"]
 @click.command()
 @click.argument("policy", type=click.Path())
 @FORMAT
-def validate(policy: str, form: str) -> None:
+@click.option("--strict", is_flag=True, help="Take warnings for errors.")
+def validate(policy: str, form: str, strict: bool) -> None:
     """Check a policy: every problem with its line.
 
-    The exit code is 1 where POLICY would be refused. Warnings are told, but do no harm.
+    The exit code is 1 if POLICY would be refused. Warnings do no harm, unless --strict is given.
     """
     problems: tuple[Problem, ...] = ()
     warnings: tuple[Problem, ...] = ()
@@ -32,6 +33,8 @@ def validate(policy: str, form: str) -> None:
     else:
         warnings = loaded.warnings
         rules = len(loaded.policy.rules)
+        if strict:
+            problems, warnings = warnings, ()
     if form == "json":
         found = {
             "file": policy,

@@ -20,7 +20,7 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,7 +35,7 @@ from aegis import __version__
 from aegis.compiled import PolicyText
 from aegis.config import Settings, is_loopback
 from aegis.decisions import Snapshot
-from aegis.errors import AegisError, ConfigError, shown
+from aegis.errors import AegisError, ConfigError, Problem, shown
 from aegis.execution import Executor
 from aegis.keys import read_keys
 from aegis.server import build_app
@@ -51,6 +51,8 @@ KILL_TIMEOUT_S = 20
 IDLE_TIMEOUT_MS = 5_000
 """Of a connection without a whole request head: also how long such a one can delay the end."""
 LARGEST_HEADERS_BYTES = 64 * 1024
+MOST_WARNINGS = 10
+"""Of the policy, that are said at the start; `aegis validate` says all of them."""
 _PR_SET_PDEATHSIG = 1
 _LOOK_S = 0.02
 _PAUSE_S, _LONGEST_PAUSE_S = 0.1, 5.0
@@ -235,9 +237,20 @@ def _announcement(
     ]
     if workers > 1:
         lines.append(f"  workers    {workers}")
-    if snapshot.stored.origin == "file":
-        lines += [f"  warning    {policy_path}:{odd.line}: {odd}" for odd in file.compiled.warnings]
+    source = policy_path if snapshot.stored.origin == "file" else f"version {snapshot.version}"
+    lines += _warnings(source, snapshot.compiled.warnings)
     return "\n".join(lines)
+
+
+def _warnings(source: str, warnings: Sequence[Problem]) -> list[str]:
+    """The first warnings of the policy in force, a line for each."""
+    lines = [
+        f"  warning    {source}{'' if odd.line is None else f':{odd.line}'}: {odd}"
+        for odd in warnings[:MOST_WARNINGS]
+    ]
+    if len(warnings) > len(lines):
+        lines.append(f"  warning    and {len(warnings) - len(lines)} more")
+    return lines
 
 
 class _Server(Granian):  # type: ignore[misc,valid-type]  # granian chooses its class by platform

@@ -203,7 +203,7 @@ def test_policy_over_16_mebibytes_is_refused() -> None:
 
 
 def test_warnings_are_answered() -> None:
-    text = "rules:\n  - {name: all}\n  - {name: never}\n"
+    text = "rules:\n  - {name: all, approval: auto}\n  - {name: never, approval: auto}\n"
     with served() as client:
         reply = client.put(POLICY_PATH, {"yaml": text})
         (warning,) = reply.json["warnings"]

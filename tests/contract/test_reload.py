@@ -13,7 +13,7 @@ from tests.contract.client import (
     served,
 )
 
-NEW = "rules:\n  - {name: new, approval: auto}\n  - {name: never}\n"
+NEW = "rules:\n  - {name: new, approval: auto}\n  - {name: never, approval: auto}\n"
 
 
 def test_changed_file_is_in_force_when_it_is_answered(tmp_path: Path) -> None:

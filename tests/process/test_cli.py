@@ -23,8 +23,10 @@ ODD = """\
 rules:
   - name: everything
     match: {type: "*"}
+    approval: approve
   - name: never
     match: {type: read}
+    approval: auto
 """
 
 
@@ -109,9 +111,24 @@ def test_validate_warns_with_lines_and_is_exit_code_0() -> None:
     done = invoke("validate", "odd.yaml")
     warning, valid = done.stdout.splitlines()
     assert done.exit_code == 0
-    assert warning.startswith("odd.yaml:4: warning: ")
+    assert warning.startswith("odd.yaml:5: warning: ")
     assert "never" in warning
     assert valid == "odd.yaml: valid, 2 rules"
+
+
+def test_validate_strict_takes_warnings_for_errors() -> None:
+    done = invoke("validate", "odd.yaml", "--strict")
+    (problem,) = done.stdout.splitlines()
+    assert done.exit_code == 1
+    assert problem.startswith("odd.yaml:5: rule `never`: rules[1]: can never match")
+    assert invoke("validate", "good.yaml", "--strict").exit_code == 0
+
+
+def test_validate_strict_in_json_has_warnings_as_problems() -> None:
+    done = invoke("validate", "odd.yaml", "--strict", "--format", "json")
+    found = json.loads(done.stdout)
+    assert (done.exit_code, found["valid"], found["warnings"]) == (1, False, [])
+    assert [problem["line"] for problem in found["problems"]] == [5]
 
 
 @pytest.mark.parametrize(
@@ -119,7 +136,7 @@ def test_validate_warns_with_lines_and_is_exit_code_0() -> None:
     [
         ("good.yaml", 0, 4, [], []),
         ("wrong.yaml", 1, 0, [3, 5], []),
-        ("odd.yaml", 0, 2, [], [4]),
+        ("odd.yaml", 0, 2, [], [5]),
     ],
 )
 def test_validate_in_json_has_every_problem_and_warning(
@@ -158,7 +175,9 @@ def test_validate_of_what_is_no_utf8_is_a_problem_with_its_line(folder: Path) ->
 
 def test_validate_of_an_empty_file_says_that_it_has_no_rules(folder: Path) -> None:
     (folder / "empty.yaml").write_text("")
-    assert invoke("validate", "empty.yaml").stdout == "empty.yaml: valid, 0 rules\n"
+    warning, valid = invoke("validate", "empty.yaml").stdout.splitlines()
+    assert warning.startswith("empty.yaml: warning: has no rules")
+    assert valid == "empty.yaml: valid, 0 rules"
 
 
 def test_validate_reads_json_policies_too(folder: Path) -> None:

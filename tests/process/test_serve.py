@@ -131,7 +131,25 @@ def test_start_block_warns_of_what_is_odd_about_the_policy(tmp_path: Path) -> No
     )
     with Server(tmp_path) as server:
         said = server.stdout
-    assert re.search(r"warning +policy\.yaml:3: ", said)
+    assert re.search(r"warning +policy\.yaml:2: rule `all`: rules\[0\]: has no `approval`", said)
+    assert re.search(r"warning +policy\.yaml:3: rule `never`: rules\[1\]: can never match", said)
+
+
+def test_start_block_warns_of_the_first_oddities_only(tmp_path: Path) -> None:
+    rules = "".join(f"  - {{name: r{n}, match: {{type: t{n}}}}}\n" for n in range(13))
+    (tmp_path / "policy.yaml").write_text(f"rules:\n{rules}")
+    with Server(tmp_path) as server:
+        said = server.stdout
+    assert len(re.findall(r"warning +policy\.yaml:", said)) == 10
+    assert re.search(r"warning +and 3 more\n", said)
+
+
+def test_start_block_warns_of_a_policy_that_was_put(tmp_path: Path) -> None:
+    with Server(tmp_path) as server:
+        assert server.ask("PUT", "/api/v1/policy", {"yaml": "rules: [{name: a}]"}).status == 200
+    with Server(tmp_path) as server:
+        said = server.stdout
+    assert re.search(r"warning +version 2:1: rule `a`: rules\[0\]: matches every action", said)
 
 
 def test_start_block_names_workers_and_executor(tmp_path: Path) -> None:

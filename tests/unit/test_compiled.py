@@ -24,7 +24,7 @@ TEXT = """\
 defaults: {risk_level: high, approval: auto}
 rules:
   - {name: small, match: {type: "pay*"}, conditions: {param_lt: {amount: 100}}, approval: auto}
-  - {name: "groß 😀", match: {type: "pay*"}, conditions: {param_matches: {note: "^a+$"}}}
+  - {name: "groß 😀", match: {type: "pay*"}, conditions: {param_matches: {note: "^a+$"}}, approval: approve}
   - {name: "groß 😀", match: {target: "*prod*", agent: "b?t"}, risk_level: critical, approval: block}
 """
 ACTIONS: tuple[tuple[str, str, str, dict[str, Any]], ...] = (

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import datetime
+
 import pytest
 
 from aegis.conditions import compile_conditions
@@ -136,3 +138,31 @@ def test_engine_that_decides_otherwise_is_a_defect() -> None:
     with pytest.raises(Defect, match="the engine decides auto MEDIUM by `no_deletes`") as found:
         explain(load_text(POLICY), Action("delete", "prod-db"), 0, engine=engine)
     assert found.value.exit_code == 70
+
+
+FRIDAY_NIGHT = """\
+rules:
+  - name: hit
+    conditions: {weekdays: [5], time_after: "22:00", time_before: "06:00"}
+    approval: auto
+"""
+
+
+@pytest.mark.parametrize(
+    ("moment", "holds"),
+    [
+        ("2026-01-29T23:00", False),  # Thursday
+        ("2026-01-30T00:00", True),
+        ("2026-01-30T05:59", True),
+        ("2026-01-30T06:00", False),
+        ("2026-01-30T22:00", True),
+        ("2026-01-30T23:59", True),
+        ("2026-01-31T01:00", False),  # Saturday
+    ],
+)
+def test_weekday_of_a_window_over_midnight_is_that_of_the_moment(moment: str, holds: bool) -> None:
+    now = datetime.fromisoformat(f"{moment}+00:00").timestamp()
+    explanation = explained(Action("x"), now, FRIDAY_NIGHT)  # engine and reference agree
+    assert explanation.decision.matched_rule == ("hit" if holds else "<default>")
+    seen = explanation.decider or explanation.nearest[0]
+    assert all(condition.held is True for condition in seen.conditions) is holds

@@ -50,7 +50,6 @@ WRONG_KEYS: list[tuple[str, int, str | None, str, str]] = [
     (in_rule("x-note: hello"), 3, "r", "rules[0].x-note", "unknown key"),
     (in_rule("match:\n      typ: x"), 4, "r", "rules[0].match.typ", "did you mean `type`?"),
     (in_rule("match:\n      x-a: x"), 4, "r", "rules[0].match.x-a", "unknown key"),
-    (in_rule("match:\n      action: x"), 4, "r", "rules[0].match.action", "unknown key"),
     (
         when("param_gtt: {a: 1}"),
         4,
@@ -60,6 +59,22 @@ WRONG_KEYS: list[tuple[str, int, str | None, str, str]] = [
     ),
     (when("weekday: [1]"), 4, "r", "rules[0].conditions.weekday", "did you mean `weekdays`?"),
     (when("x-a: 1"), 4, "r", "rules[0].conditions.x-a", "unknown condition"),
+    (in_rule("action: deny"), 3, "r", "rules[0].action", "did you mean `approval`?"),
+    (in_rule("effect: deny"), 3, "r", "rules[0].effect", "did you mean `approval`?"),
+    (in_rule("id: a"), 3, "r", "rules[0].id", "did you mean `name`?"),
+    (in_rule("type: read"), 3, "r", "rules[0].type", "it belongs under `match`"),
+    (in_rule("weekdays: [1]"), 3, "r", "rules[0].weekdays", "it belongs under `conditions`"),
+    (in_rule("match: {action: x}"), 3, "r", "rules[0].match.action", "did you mean `type`?"),
+    (in_rule("match: {tool: x}"), 3, "r", "rules[0].match.tool", "did you mean `type`?"),
+    (in_rule("match: {effect: x}"), 3, "r", "rules[0].match.effect", "known here: agent,"),
+    (when("param_ge: {a: 1}"), 4, "r", "rules[0].conditions.param_ge", "mean `param_gte`?"),
+    (when("param_geq: {a: 1}"), 4, "r", "rules[0].conditions.param_geq", "mean `param_gte`?"),
+    (when("param_leq: {a: 1}"), 4, "r", "rules[0].conditions.param_leq", "mean `param_lte`?"),
+    (when("param_ne: {a: 1}"), 4, "r", "rules[0].conditions.param_ne", "no condition says not"),
+    (when("param_not_eq: {a: 1}"), 4, "r", "rules[0].conditions.param_not_eq", "says not"),
+    (when("not_weekdays: [1]"), 4, "r", "rules[0].conditions.not_weekdays", "says not"),
+    (when("param_in: {a: [1]}"), 4, "r", "rules[0].conditions.param_in", "param_matches"),
+    (when("time_between: x"), 4, "r", "rules[0].conditions.time_between", "and `time_before`"),
 ]
 
 WRONG_VALUES: list[tuple[str, int, str | None, str, str]] = [
@@ -81,6 +96,9 @@ WRONG_VALUES: list[tuple[str, int, str | None, str, str]] = [
     ("defaults: {risk_level: hihg}", 1, None, "defaults.risk_level", "did you mean `high`?"),
     ("defaults: {risk_level: ' low'}", 1, None, "defaults.risk_level", "unknown risk_level"),
     ("defaults: {approval: BLOCK}", 1, None, "defaults.approval", "did you mean `block`?"),
+    ("defaults: {approval: deny}", 1, None, "defaults.approval", "did you mean `block`?"),
+    ("defaults: {approval: allow}", 1, None, "defaults.approval", "did you mean `auto`?"),
+    ("defaults: {risk_level: severe}", 1, None, "defaults.risk_level", "did you mean `critical`?"),
     ("defaults: {approval: yes}", 1, None, "defaults.approval", "not true or false"),
     ("rules:\n  - ~", 2, "rule_0", "rules[0]", "must be a mapping, not null"),
     ("rules:\n  - {}\n  - text", 3, "rule_1", "rules[1]", "must be a mapping, not text"),
@@ -96,6 +114,8 @@ WRONG_VALUES: list[tuple[str, int, str | None, str, str]] = [
     (in_rule("match: {type: }"), 3, "r", "rules[0].match.type", "must be text, not null"),
     (in_rule("match: {target: 5}"), 3, "r", "rules[0].match.target", "put it in quotes"),
     (in_rule("match: {agent: [a, b]}"), 3, "r", "rules[0].match.agent", "not a list"),
+    (in_rule("match: {type: [read, list]}"), 3, "r", "rules[0].match.type", "a rule for each"),
+    (in_rule("match: {type: {a: b}}"), 3, "r", "rules[0].match.type", "be text, not an object"),
     (in_rule("match: {type: no}"), 3, "r", "rules[0].match.type", "not true or false"),
     (in_rule("conditions:"), 3, "r", "rules[0].conditions", "must be a mapping"),
     (in_rule("conditions: []"), 3, "r", "rules[0].conditions", "must be a mapping"),
@@ -150,7 +170,12 @@ WRONG_CONDITIONS: list[tuple[str, int, str | None, str, str]] = [
 WRONG_YAML: list[tuple[str | bytes, int, str]] = [
     ("rules: []\na: b: c", 2, "not YAML"),
     ("rules: [\n", 2, "not YAML"),
-    ("rules: []\n\tx-a: 1", 2, "not YAML"),
+    ("rules: []\n\tx-a: 1", 2, "not YAML: a tab may not indent; use blanks"),
+    ("rules:\n\t- name: a", 2, "not YAML: a tab may not indent; use blanks"),
+    ("rules:\n- name: a\n  \tmatch: {}", 3, "not YAML: a tab may not indent; use blanks"),
+    ("rules: []\nx-a: b: c", 2, "put texts that hold `: ` in quotes"),
+    ("x-a: &a {}\nrules:\n- <<: *a\n  <<: *a", 4, "key `<<` stands twice; it was first written"),
+    ("x-a: &a {}\nx-b: {<<: *a, <<: 5}", 2, "write `<<: [*a, *b]`"),
     ("rules: []\nx-a: '\x07'", 2, "not YAML: the character"),
     ("rules: []\nx-a: *b", 2, "alias `b` has no anchor"),
     ("x-b: 1\nx-a: &a [*a]", 2, "alias `a` stands inside itself"),
@@ -211,6 +236,54 @@ def test_what_no_policy_needs_of_yaml_is_refused_with_its_line(
     (problem,) = problems_of(text)
     assert problem.line == line
     assert message in problem.message
+
+
+PLACES: list[tuple[str, int, str | None, str]] = [
+    ("rules:\n- name: pay\n  approval: block\n  approval: auto", 4, "pay", "rules[0].approval"),
+    ("rules:\n- approval: block\n  approval: auto\n  name: pay", 3, "pay", "rules[0].approval"),
+    ("rules:\n- {}\n- approval: auto\n  approval: auto", 4, "rule_1", "rules[1].approval"),
+    ("rules:\n- name: a\n  name: b", 3, "a", "rules[0].name"),
+    (
+        when("param_eq: {d: 2026-01-31}"),
+        4,
+        "r",
+        "rules[0].conditions.param_eq.d",
+    ),
+    (when("param_eq: {d: [1, .nan]}"), 4, "r", "rules[0].conditions.param_eq.d[1]"),
+    (when("param_eq: {d: !x 1}"), 4, "r", "rules[0].conditions.param_eq.d"),
+    (when("param_eq: {d: 99999999999999999999}"), 4, "r", "rules[0].conditions.param_eq.d"),
+    (when("param_eq: {5: x}"), 4, "r", "rules[0].conditions.param_eq.5"),
+    (in_rule("<<: 5"), 3, "r", "rules[0].<<"),
+    ("x-a: &a {}\nrules:\n- name: a\n  <<: *a\n  <<: *a", 5, "a", "rules[0].<<"),
+    ("rules:\n- name: a\n\tmatch: {}", 3, "rule_0", "rules[0].name"),
+    ("rules:\n- name: a\n  match: {type: *b}", 3, "a", "rules[0].match.type"),
+    ("rules:\n- name: a\n  match: {type: *}", 3, "a", "rules[0].match.type"),
+    ("rules:\n- 2026-01-31", 2, "rule_0", "rules[0]"),
+    ("defaults: {approval: auto, approval: block}", 1, None, "defaults.approval"),
+    ("x-rules:\n- {name: a, name: b}", 2, None, "x-rules[0].name"),
+    (
+        '{"rules": [{"name": "a"},\n{"approval": "auto", "approval": "auto", "name": "b"}]}',
+        2,
+        "b",
+        "rules[1].approval",
+    ),
+    (
+        '{"rules": [{"name": "a", "conditions": {"param_eq": {"n": [1,\n1e999]}}}]}',
+        2,
+        "a",
+        "rules[0].conditions.param_eq.n[1]",
+    ),
+    ('{"rules": [{}, {"match": {}}],\n"rules": []}', 2, None, "rules"),
+]
+
+
+@pytest.mark.parametrize("case", PLACES, ids=lambda case: repr(case[0][:40]))
+def test_problem_that_is_found_while_a_text_is_read_has_line_rule_and_key(
+    case: tuple[str, int, str | None, str],
+) -> None:
+    text, line, rule, key = case
+    problem = problems_of(text)[0]
+    assert (problem.line, problem.rule, problem.key) == (line, rule, key)
 
 
 @pytest.mark.parametrize("text", ["5", "'rules'", "true", '"a: b"'])
@@ -306,7 +379,7 @@ def test_rule_written_by_alias_is_a_rule() -> None:
 
 
 def test_policy_of_ten_thousand_rules_loads() -> None:
-    rules = [f"- {{name: r{n}, match: {{type: t{n}}}}}" for n in range(10_000)]
+    rules = [f"- {{name: r{n}, match: {{type: t{n}}}, approval: auto}}" for n in range(10_000)]
     loaded = load_text("rules:\n" + "\n".join(rules))
     assert len(loaded.policy.rules) == 10_000
     assert loaded.warnings == ()
@@ -537,8 +610,11 @@ def test_source_and_its_digest_are_kept() -> None:
 
 def warned(*rules: str) -> list[tuple[int | None, str]]:
     """Index of each warned rule, from its line, and what is said."""
-    text = "rules:\n" + "".join(f"  - {{{rule}}}\n" for rule in rules)
-    loaded = load_text(text)
+    text = "rules:\n" + "".join(
+        f"  - {{{rule if 'approval' in rule else f'approval: approve, {rule}'}}}\n"
+        for rule in rules
+    )
+    loaded = load_text(text if rules else "rules: []")
     for warning in loaded.warnings:
         assert warning.line is not None
         assert warning.key == f"rules[{warning.line - 2}]"
@@ -622,7 +698,7 @@ def test_warning_says_in_what_the_earlier_rule_is_alike(
 
 
 def test_warning_about_rules_without_lines_names_none() -> None:
-    (warning,) = load_document({"rules": [{}, {}]}).warnings
+    (warning,) = load_document({"rules": [{"approval": "auto"}, {"approval": "auto"}]}).warnings
     assert warning.message == (
         "can never match: rule `rule_0` (rules[0]) is the same, and comes first"
     )
@@ -946,6 +1022,169 @@ def test_text_of_an_error_names_the_first_problems_only() -> None:
 def test_half_written_condition_is_warned_about(conditions: str, said: str) -> None:
     ((_, message),) = warned(f"conditions: {conditions}")
     assert said in message
+
+
+@pytest.mark.parametrize(
+    ("window", "is_odd"),
+    [
+        ("weekdays: [5], time_after: '22:00', time_before: '06:00'", True),
+        ("weekdays: [1, 2], time_after: '22:00', time_before: '6:00'", True),
+        ("weekdays: [5], time_after: '22:00', time_before: '00:00'", False),
+        ("weekdays: [5], time_after: '06:00', time_before: '22:00'", False),
+        ("weekdays: [5], time_after: '22:00'", False),
+        ("weekdays: [1, 2, 3, 4, 5, 6, 7], time_after: '22:00', time_before: '06:00'", False),
+        ("time_after: '22:00', time_before: '06:00'", False),
+    ],
+)
+def test_weekdays_beside_a_window_over_midnight_are_warned_about(window: str, is_odd: bool) -> None:
+    said = [message for _, message in warned(f"conditions: {{{window}}}")]
+    assert [message[:40] for message in said] == (
+        ["has `weekdays` and a window over midnight"[:40]] if is_odd else []
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("rules: [{}]", "matches every action and has no `approval`, which means `approve`"),
+        ("rules: [{match: {type: x}}]", "has no `approval`, which means `approve`"),
+        ("rules: [{risk_level: low}]", "matches every action and has no `approval`"),
+        ('{"rules": [{}]}', "matches every action and has no `approval`"),
+        ("", "has no rules, so that the defaults decide about every action"),
+        ("# nothing", "has no rules"),
+        ("{}", "has no rules"),
+        ("rules:", "has no rules"),
+        ("version: 1", "has no rules"),
+    ],
+)
+def test_what_is_left_out_is_warned_about(text: str, said: str) -> None:
+    (warning,) = load_text(text).warnings
+    assert said in warning.message
+
+
+def test_rule_without_approval_is_warned_about_by_its_line_name_and_key() -> None:
+    (warning,) = load_text(
+        "rules:\n- {name: a, match: {type: x}, approval: auto}\n- {name: b, risk_level: low}"
+    ).warnings
+    assert (warning.line, warning.rule, warning.key) == (3, "b", "rules[1]")
+
+
+def test_policy_without_rules_on_purpose_is_not_warned_about() -> None:
+    assert load_text("rules: []").warnings == ()
+
+
+def test_rule_that_takes_its_approval_from_a_merge_is_not_warned_about() -> None:
+    assert load_text("x-a: &a {approval: auto}\nrules: [{<<: *a}]").warnings == ()
+
+
+LOOK_ALIKES = [
+    ("param_eq: {a: NO}", "`NO` is read as `false`; put it in quotes if it is text"),
+    ("param_eq: {a: on}", "`on` is read as `true`"),
+    ("param_eq: {a: 017}", "`017` is read as the number 15"),
+    ("param_eq: {a: 0x1F}", "`0x1F` is read as the number 31"),
+    ("param_eq: {a: 0b11}", "`0b11` is read as the number 3"),
+    ("param_eq: {a: 1_000}", "`1_000` is read as the number 1000"),
+    ("param_eq: {a: 1:30}", "`1:30` is read as the number 90"),
+    ("param_eq: {a: 1:30.5}", "`1:30.5` is read as the number 90.5"),
+    ("param_gt: {a: 1e6}", "`1e6` is read as text, not as a number"),
+    ("param_gt: {a: 1.5e3}", "`1.5e3` is read as text"),
+    ("param_eq: {a: 08}", "`08` is read as text"),
+    ("param_eq: {a: 0o17}", "`0o17` is read as text"),
+    ("param_gt:\n        a: 1,000", "`1,000` is read as text"),
+    ("param_eq: {a: [x, NO]}", "`NO` is read as `false`"),
+    ("param_eq: {a: {b: NO}}", "`NO` is read as `false`"),
+    ('param_matches: {a: "\\brm\\b"}', "holds a backspace"),
+    ("param_matches: {a: 'a{,3}'}", "write `{0,3}`"),
+    ("param_contains: {a: 'x\u200b'}", "holds `\\u200b`, which cannot be seen"),
+    ("param_contains: {a: “x”}", "`“x”` holds its quotes"),
+    ("param_eq:\n        a: |\n          x", "ends with a line's end"),
+    ("param_eq: {a: p\u0430y}", "mixes Latin letters with `\u0430`, cyrillic small letter a"),
+    ("param_eq: {user.id: 5}", "`user.id` is one parameter of that name"),
+    ("param_gt: {'items[0]': 5}", "`items[0]` is one parameter of that name"),
+]
+
+
+@pytest.mark.parametrize(("condition", "said"), LOOK_ALIKES, ids=lambda text: repr(text[:40]))
+def test_value_that_is_not_what_it_looks_like_is_warned_about(condition: str, said: str) -> None:
+    (warning,) = load_text(when(f"{condition}\n    approval: block")).warnings
+    assert said in warning.message
+    assert warning.rule == "r"
+    assert warning.key.startswith("rules[0].conditions.param_")
+    assert warning.message.isprintable()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "x-a: &a NO\nrules: [{approval: auto, conditions: {param_eq: {c: *a}}}]",
+        "x-a: &a {c: NO}\nrules: [{approval: auto, conditions: {param_eq: {<<: *a}}}]",
+    ],
+)
+def test_look_alike_is_warned_about_where_it_is_used(text: str) -> None:
+    (warning,) = load_text(text).warnings
+    assert (warning.key, warning.rule) == ("rules[0].conditions.param_eq.c", "rule_0")
+
+
+@pytest.mark.parametrize(
+    "condition",
+    [
+        "param_eq: {a: true, b: False, c: 5, d: -5, e: 0.5, f: 1.50, g: 1.5e+3, h: 0, i: text}",
+        "param_eq: {a: 'NO', b: '017', c: \"1e6\", d: '1:30'}",
+        "param_matches: {a: '\\brm\\b', b: '^a{0,3}$', c: \"a\\n\\tb\", d: '[\u0430-\u044f]+'}",
+        "param_contains: {a: \"\\n\", b: '\u0440\u0430\u0443', c: 'é'}",
+    ],
+)
+def test_value_that_is_what_it_looks_like_is_not_warned_about(condition: str) -> None:
+    assert load_text(when(f"{condition}\n    approval: block")).warnings == ()
+
+
+@pytest.mark.parametrize(
+    ("pattern", "said"),
+    [
+        ("{read,write}", "`{read,write}` is matched as it stands"),
+        ("db.{read, write}_all", "`{read, write}` is matched as it stands"),
+        ("[read, list]", "matches one character"),
+        ("[read list]", "matches one character"),
+        ("read|list", "is one pattern, not a list"),
+        ("read,list", "is one pattern, not a list"),
+        ("^read", "is not a regular expression"),
+        ("read$", "is not a regular expression"),
+        ("!delete*", "begins with `!` itself"),
+        ("[^abc]", "one character that is none of them is `[!…]`"),
+        ("read ", "begins or ends with a blank"),
+        ("\u00a0read", "begins or ends with a blank"),
+        ("read\n", "begins or ends with a blank or a line's end"),
+        ("\u201cread\u201d", "holds its quotes"),
+        ("'read'", "holds its quotes"),
+        ("re\u200bad", "holds `\\u200b`, which cannot be seen"),
+        ("re\x08ad", "holds `\\x08`, which cannot be seen"),
+        ("p\u0430y", "mixes Latin letters with"),
+    ],
+)
+@pytest.mark.parametrize("member", ["type", "target", "agent"])
+def test_pattern_that_reads_like_another_notation_is_warned_about(
+    member: str, pattern: str, said: str
+) -> None:
+    rule = {"match": {member: pattern}, "approval": "auto"}
+    (warning,) = load_text("\n" + json.dumps({"rules": [rule]})).warnings
+    assert said in warning.message
+    assert (warning.line, warning.key) == (2, f"rules[0].match.{member}")
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        "*", "", "read*", "db.*", "prod-[a-z]?", "[!abc]*", "*.[eE][xX][eE]", "https://a.b/{id}",
+        "a[|]b", "a[,]b", "$HOME", "été", "\u0440\u0430\u0443", "a b", "[", "a\\*", "equity/RSTR*",
+    ],
+)  # fmt: skip
+def test_plain_pattern_is_not_warned_about(pattern: str) -> None:
+    assert (
+        load_text(
+            json.dumps({"rules": [{"match": {"target": pattern}, "approval": "auto"}]})
+        ).warnings
+        == ()
+    )
 
 
 def test_pattern_without_its_quotes_is_explained() -> None:
