@@ -45,6 +45,7 @@ setup(
                 "building",
                 "buffers",
                 "brackets",
+                "values",
                 "engine",
             )
         ],

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -29,10 +29,9 @@ from aegis.documents import (
 from aegis.errors import PolicyError, Problem, Problems, did_you_mean, named, shown
 from aegis.lookalikes import odd_expression, odd_parameter, odd_pattern, odd_text
 from aegis_core import (
-    Action,
     Approval,
     Engine,
-    PolicyDecision,
+    Evaluator,
     PolicyRule,
     RiskLevel,
     compile_policy,
@@ -125,7 +124,7 @@ _W = TypeVar("_W")
 
 
 @dataclass(frozen=True)
-class Policy(aegis_core.Policy):
+class Policy(Evaluator, aegis_core.Policy):
     """Ordered rules and defaults that can be loaded and asked.
 
     Args:
@@ -174,36 +173,6 @@ class Policy(aegis_core.Policy):
         """The compiled policy; made on first use."""
         return compile_policy(self, condition=compiler())
 
-    def evaluate(self, action: Action) -> PolicyDecision:
-        """Decide about one action.
-
-        Raises:
-            TypeError: The action's type, target or agent is not text.
-        """
-        decision = self.engine.evaluate(
-            action.type, action.target, action.agent_id or "", action.params
-        )
-        return PolicyDecision(
-            action, decision.risk_level, decision.approval, decision.matched_rule, decision.error
-        )
-
-    def evaluate_many(self, actions: Iterable[Action]) -> list[PolicyDecision]:
-        """Decide about several actions at one moment, in their order."""
-        asked = list(actions)
-        decisions = self.engine.evaluate_many(
-            [(action.type, action.target, action.agent_id or "", action.params) for action in asked]
-        )
-        return [
-            PolicyDecision(
-                action,
-                decision.risk_level,
-                decision.approval,
-                decision.matched_rule,
-                decision.error,
-            )
-            for action, decision in zip(asked, decisions, strict=True)
-        ]
-
     @cached_property
     def source(self) -> str:
         """The policy as a text that loads as the same policy: JSON, the same for equal policies."""
@@ -216,7 +185,7 @@ _P = TypeVar("_P", bound=Policy)
 
 def _made(kind: type[_P], policy: aegis_core.Policy) -> _P:
     """A policy of what was checked already: `__post_init__` need not do it again."""
-    made = object.__new__(kind)
+    made = kind.__new__(kind)
     object.__setattr__(made, "rules", policy.rules)
     object.__setattr__(made, "default_risk_level", policy.default_risk_level)
     object.__setattr__(made, "default_approval", policy.default_approval)

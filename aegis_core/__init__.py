@@ -5,19 +5,10 @@ Pure: no input or output, no clock, no logging; the standard library only.
 
 from aegis_core.brackets import brackets_in, brackets_in_object
 from aegis_core.coverage import covered_rules
-from aegis_core.engine import Engine, compile_policy
+from aegis_core.engine import Engine, Evaluator, compile_policy
 from aegis_core.errors import AegisError, PolicyError, Problem
-from aegis_core.model import (
-    DEFAULT_RULE,
-    Action,
-    Approval,
-    Condition,
-    Decision,
-    Policy,
-    PolicyDecision,
-    PolicyRule,
-    RiskLevel,
-)
+from aegis_core.model import DEFAULT_RULE, Approval, Condition, Policy, PolicyRule, RiskLevel
+from aegis_core.values import Action, Decision, PolicyDecision
 
 __all__ = [
     "DEFAULT_RULE",
@@ -27,6 +18,7 @@ __all__ = [
     "Condition",
     "Decision",
     "Engine",
+    "Evaluator",
     "Policy",
     "PolicyDecision",
     "PolicyError",

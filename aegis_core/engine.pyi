@@ -2,9 +2,12 @@ from collections.abc import Callable, Iterable, Mapping
 from mmap import mmap
 from typing import Any, final
 
-from aegis_core.model import Condition, Decision, Policy
+from typing_extensions import disjoint_base
 
-__all__ = ["Engine", "compile_policy"]
+from aegis_core.model import Condition, Policy
+from aegis_core.values import Action, Decision, PolicyDecision
+
+__all__ = ["Engine", "Evaluator", "compile_policy"]
 
 @final
 class Engine:
@@ -46,6 +49,13 @@ class Engine:
     ) -> bytes: ...
     def evaluate_object_json(self, item: object) -> bytes | None: ...
     def evaluate_objects_json(self, items: list[Any]) -> bytes | None: ...
+
+@disjoint_base
+class Evaluator:
+    @property
+    def engine(self) -> Engine: ...
+    def evaluate(self, action: Action) -> PolicyDecision: ...
+    def evaluate_many(self, actions: Iterable[Action]) -> list[PolicyDecision]: ...
 
 def compile_policy(
     policy: Policy,

@@ -9,6 +9,7 @@ cimport cython
 from aegis_core.block cimport BYTE_ORDER_MARK, FIELDS, FORMAT, Header, Row
 from aegis_core.buffers cimport Buffer
 from aegis_core.matcher cimport Search, Text, search
+from aegis_core.values cimport Action, Decision, decision_about
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from cpython.dict cimport PyDict_GetItemWithError
@@ -26,9 +27,18 @@ from hashlib import sha256
 from time import time
 
 from aegis_core.building import build
-from aegis_core.model import DEFAULT_RULE, Approval, Decision, RiskLevel
+from aegis_core.model import DEFAULT_RULE, Approval, RiskLevel
 
-__all__ = ["Engine", "compile_policy"]
+__all__ = ["Engine", "Evaluator", "compile_policy"]
+
+cdef extern from *:
+    """
+    #define prefetch(object) __builtin_prefetch(object)
+    #define prefetch_text(object) \
+        do { prefetch(object); prefetch((const char *)(object) + 64); } while (0)
+    """
+    void prefetch(PyObject *) noexcept
+    void prefetch_text(PyObject *) noexcept
 
 cdef extern from "Python.h":
     void *PyUnicode_DATA(object text)
@@ -320,8 +330,8 @@ cdef class Engine:
         buffer.decision(action_type, target, decision)
         return True
 
-    cdef object _decide(self, object action_type, object target, object agent, object params,
-                        list moment):
+    cdef Decision _decide(self, object action_type, object target, object agent, object params,
+                          list moment):
         if not (PyUnicode_Check(action_type) and PyUnicode_Check(target)
                 and PyUnicode_Check(agent)):
             raise TypeError("action type, target and agent must be text")
@@ -356,11 +366,11 @@ cdef class Engine:
             self.search_state.stamps[i] = 0
         self.search_state.epoch = 1
 
-    cdef inline object _decision(self, int32_t rule):
+    cdef inline Decision _decision(self, int32_t rule):
         found = <object>PyList_GET_ITEM(self.decisions, rule)
-        return self._made(rule) if found is None else found
+        return self._made(rule) if found is None else <Decision>found
 
-    cdef object _made(self, int32_t rule):
+    cdef Decision _made(self, int32_t rule):
         cdef const Row *row = self.rows + rule
         decision = Decision(
             self._name(rule), RiskLevel(row.risk_level), APPROVALS[row.approval]
@@ -375,7 +385,7 @@ cdef class Engine:
             errors="surrogatepass"
         )
 
-    cdef object _settle(self, int32_t best, object params, list moment):
+    cdef Decision _settle(self, int32_t best, object params, list moment):
         # Conditions are asked in rule order, and only those of rules before the best one. They may
         # ask this engine again, so what was found is copied first.
         cdef int32_t stack[ON_STACK]
@@ -393,8 +403,8 @@ cdef class Engine:
             if pending != stack:
                 PyMem_Free(pending)
 
-    cdef object _first_that_holds(self, int32_t best, const int32_t *pending, int32_t pendings,
-                                  object params, list moment):
+    cdef Decision _first_that_holds(self, int32_t best, const int32_t *pending, int32_t pendings,
+                                    object params, list moment):
         cdef int32_t i, rule
         now = None
         if params is None:
@@ -420,6 +430,91 @@ cdef class Engine:
             if held is not False:
                 return Decision.indeterminate(self._name(rule), str(held))
         return self._decision(best)
+
+
+cdef inline void fetch_ahead(list actions, Py_ssize_t i, Py_ssize_t count) noexcept:
+    # What the next actions consist of is fetched into the cache while this one is decided: each is
+    # an object, its tuple, its strings, and a step later the next of these can be followed.
+    cdef Action action
+    if i + 2 < count:
+        prefetch(PyList_GET_ITEM(actions, i + 2))
+    if i + 1 < count and type(actions[i + 1]) is Action:
+        prefetch(<PyObject *>(<Action>actions[i + 1]).values)
+    if i < count and type(actions[i]) is Action:
+        action = <Action>actions[i]
+        if action.values is not None:
+            prefetch_text(PyTuple_GET_ITEM(action.values, 0))
+            prefetch_text(PyTuple_GET_ITEM(action.values, 1))
+
+
+cdef class Evaluator:
+    """Decides about actions by an engine: what the policies of the public API are made of.
+
+    Invariant: `engine` stays the same once it was asked.
+    """
+
+    cdef Engine compiled     # None: the engine was not asked yet
+
+    @property
+    def engine(self):
+        """The compiled policy; a subclass has it."""
+        raise NotImplementedError
+
+    def __getstate__(self):
+        # A compiled policy belongs to its process: it is compiled again where this one goes.
+        return {name: member for name, member in vars(self).items() if name != "engine"}
+
+    def evaluate(self, action):
+        """Decide about one action.
+
+        Args:
+            action: The action.
+
+        Returns:
+            The decision, together with the action.
+
+        Raises:
+            TypeError: The action's type, target or agent is not text.
+        """
+        return self._decide(action, None)
+
+    def evaluate_many(self, actions):
+        """Decide about several actions at one moment.
+
+        Args:
+            actions: Any number of actions.
+
+        Returns:
+            Their decisions, in the same order.
+
+        Raises:
+            TypeError: The type, target or agent of an action is not text.
+        """
+        cdef list moment = [None, None]
+        cdef list asked = list(actions)     # our own: nobody takes one away meanwhile
+        cdef Py_ssize_t i, count = len(asked)
+        cdef list decisions = [None] * count
+        for i in range(count):
+            fetch_ahead(asked, i + 1, count)
+            decisions[i] = self._decide(asked[i], moment)
+        return decisions
+
+    cdef object _decide(self, object action, list moment):
+        cdef tuple fields
+        if self.compiled is None:
+            self.compiled = self.engine
+        if type(action) is Action:
+            fields = (<Action>action).values
+            if fields is None:      # made by `__new__` alone
+                raise AttributeError("type")
+            return decision_about(action, self.compiled._decide(
+                <object>PyTuple_GET_ITEM(fields, 0), <object>PyTuple_GET_ITEM(fields, 1),
+                <object>PyTuple_GET_ITEM(fields, 4) or "", <object>PyTuple_GET_ITEM(fields, 2),
+                moment,
+            ))
+        return decision_about(action, self.compiled._decide(
+            action.type, action.target, action.agent_id or "", action.params, moment
+        ))
 
 
 cdef bytes _digest(object block):

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
 
-from aegis_core.model import DEFAULT_RULE, Condition, Decision, Policy, PolicyRule
+from aegis_core.model import DEFAULT_RULE, Condition, Policy, PolicyRule
+from aegis_core.values import Decision
 
 __all__ = ["Step", "Trace", "evaluate", "trace"]
 

@@ -16,6 +16,16 @@ MOST = {
     "engine, 1000 rules: batch over single": 0.75,
     "engine, 10000 rules: batch over single": 0.75,
     "engine, 100000 rules: batch over single": 0.75,
+    **{
+        f"engine, {rules} rules: {of}": limit
+        for of, limits in {
+            "policy over single": (1.3, 1.3, 1.3, 1.3),
+            "policy over dict": (1.5, 1.8, 1.5, 2.0),
+            "policy batch over policy": (0.8, 0.8, 0.8, 0.8),
+            "constructed and decided over dict": (2.2, 2.2),
+        }.items()
+        for rules, limit in zip((10, 1_000, 10_000, 100_000), limits, strict=False)
+    },
     "hard: infixes over mix, short": 4.0,
     "hard: infixes over mix, 4 KiB": 4.0,
     "hard: one type over mix, short": 4.0,

@@ -12,7 +12,7 @@ from aegis.bench import workload
 from aegis.bench.measure import figures, quiet, ratio, turns
 from aegis.codec import Question
 from aegis.conditions import compiler
-from aegis_core import Engine, Policy, compile_policy
+from aegis_core import Action, Engine, Evaluator, Policy, compile_policy
 
 __all__ = ["BATCH", "Ask", "batches", "compiled", "engine", "singles", "timed"]
 
@@ -25,8 +25,19 @@ MANY_RULES = 50_000
 # those that take long, and a fast one would hardly be missed by them.
 TURN_NS = 3_000_000
 
-Ask: TypeAlias = Callable[[list[Question]], object]
+Ask: TypeAlias = Callable[[list[Any]], object]
 """Decides about actions."""
+
+
+class _Compiled(Evaluator):
+    """What `aegis.Policy` inherits its `evaluate` from, without its rules."""
+
+    def __init__(self, made: Engine) -> None:
+        self._made = made
+
+    @property
+    def engine(self) -> Engine:
+        return self._made
 
 
 def compiled(policy: Policy) -> Engine:
@@ -55,8 +66,57 @@ def batches(made: Engine) -> Ask:
     return ask
 
 
-def timed(ask: Ask, questions: list[Question]) -> Callable[[], float]:
+def one_by_one(policy: Evaluator) -> Ask:
+    """Ask the public API, action by action."""
+
+    def ask(asked: list[Action]) -> None:
+        evaluate = policy.evaluate
+        for action in asked:
+            evaluate(action)
+
+    return ask
+
+
+def many(policy: Evaluator) -> Ask:
+    """Ask the public API about a thousand actions in a call."""
+
+    def ask(asked: list[Action]) -> None:
+        for first in range(0, len(asked), BATCH):
+            policy.evaluate_many(asked[first : first + BATCH])
+
+    return ask
+
+
+def constructing(policy: Evaluator) -> Ask:
+    """Construct each action, and ask the public API about it."""
+
+    def ask(asked: list[Question]) -> None:
+        evaluate = policy.evaluate
+        for kind, target, agent, params in asked:
+            evaluate(Action(kind, target, params or {}, agent_id=agent))
+
+    return ask
+
+
+def fresh_actions(questions: list[Question]) -> list[Action]:
+    """New actions, of new strings."""
+    return [
+        Action(kind, target, params or {}, agent_id=agent)
+        for kind, target, agent, params in workload.fresh(questions)
+    ]
+
+
+def timed(
+    ask: Ask,
+    questions: list[Question],
+    fresh: Callable[[list[Question]], list[Any]] = workload.fresh,
+) -> Callable[[], float]:
     """A contestant that asks new objects of as many of the questions as fit into a turn.
+
+    Args:
+        ask: Asks.
+        questions: What it asks about.
+        fresh: Makes new objects of them, which is not measured.
 
     Returns:
         What measures itself once: nanoseconds a decision.
@@ -64,14 +124,14 @@ def timed(ask: Ask, questions: list[Question]) -> Callable[[], float]:
     count, took_ns = 1, 0
     while took_ns < TURN_NS / 8 and count < len(questions):
         count = min(2 * count, len(questions))
-        asked = workload.fresh(questions[:count])
+        asked = fresh(questions[:count])
         begun = perf_counter_ns()
         ask(asked)
         took_ns = perf_counter_ns() - begun
     fitting = max(LEAST, int(TURN_NS * count / max(1, took_ns)))
 
     def once() -> float:
-        asked = workload.fresh(questions[:fitting])
+        asked = fresh(questions[:fitting])
         with quiet():
             begun = perf_counter_ns()
             ask(asked)
@@ -89,6 +149,9 @@ def engine(
     tick: Callable[[], None] = lambda: None,
 ) -> dict[str, Any]:
     """What a decision costs, alone and in batches, beside a dict of ready answers.
+
+    `single` and `batch` ask the engine, `policy` and `policy_batch` the public API about actions
+    that are there; `constructed` makes each action first.
 
     The dict has as many entries as the policy has rules, each under the tuple of a type and a
     target: those of the first distinct questions, then of `others`. Where there are fewer rules
@@ -111,6 +174,8 @@ def engine(
     pairs = dict.fromkeys(question[:2] for question in (*questions, *others))
     answers = {pair: made.evaluate(*pair) for pair in itertools.islice(pairs, len(policy.rules))}
 
+    public = _Compiled(made)
+
     def looked_up(asked: list[Question]) -> None:
         answer = answers.get
         for kind, target, _, _ in asked:
@@ -121,6 +186,9 @@ def engine(
             "dict": timed(looked_up, questions),
             "single": timed(singles(made), questions),
             "batch": timed(batches(made), questions),
+            "policy": timed(one_by_one(public), questions, fresh_actions),
+            "policy_batch": timed(many(public), questions, fresh_actions),
+            "constructed": timed(constructing(public), questions),
         },
         rounds,
         tick,
@@ -136,6 +204,10 @@ def engine(
             "single over dict": ratio(found["single"], found["dict"]),
             "batch over dict": ratio(found["batch"], found["dict"]),
             "batch over single": ratio(found["batch"], found["single"]),
+            "policy over single": ratio(found["policy"], found["single"]),
+            "policy over dict": ratio(found["policy"], found["dict"]),
+            "policy batch over policy": ratio(found["policy_batch"], found["policy"]),
+            "constructed and decided over dict": ratio(found["constructed"], found["dict"]),
         },
     }
 

@@ -33,6 +33,7 @@ AEGIS_CORE = [
     "Condition",
     "Decision",
     "Engine",
+    "Evaluator",
     "Policy",
     "PolicyDecision",
     "PolicyError",

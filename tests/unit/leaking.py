@@ -15,7 +15,16 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from aegis_core import Approval, Engine, Policy, PolicyRule, RiskLevel, compile_policy
+from aegis_core import (
+    Action,
+    Approval,
+    Engine,
+    Evaluator,
+    Policy,
+    PolicyRule,
+    RiskLevel,
+    compile_policy,
+)
 
 WARM_UP = 3_000
 TIMES = 20_000
@@ -72,6 +81,31 @@ def to_json(number: int) -> None:
         ENGINE.evaluate_object_json({"action_type": kind, "params": {"a": number}})
     ENGINE.evaluate_many_json([(kind, f"{number}", "", None) for kind in _texts(number)])
     ENGINE.evaluate_objects_json([{"type": kind, "target": "x"} for kind in _texts(number)])
+
+
+class _Compiled(Evaluator):
+    @property
+    def engine(self) -> Engine:
+        return ENGINE
+
+
+EVALUATOR = _Compiled()
+
+
+def values(number: int) -> None:
+    """Actions and decisions: made, read, compared, and refused."""
+    actions = [Action(kind, f"{number}", agent_id="agent") for kind in _texts(number)]
+    for decision in (*EVALUATOR.evaluate_many(actions), EVALUATOR.evaluate(actions[0])):
+        if decision.is_allowed and decision.error is None:
+            repr(decision)
+    with suppress(AttributeError):
+        actions[0].type = "other"  # type: ignore[misc]
+    with suppress(TypeError):
+        Action()  # type: ignore[call-arg]
+    with suppress(TypeError):
+        EVALUATOR.evaluate(Action(number))  # type: ignore[arg-type]
+    with suppress(AttributeError):
+        EVALUATOR.evaluate(Action.__new__(Action))
 
 
 def indeterminate(number: int) -> None:
@@ -148,6 +182,7 @@ WORK: dict[str, Callable[[int], None]] = {
     "decide": decide,
     "batch": batch,
     "json": to_json,
+    "values": values,
     "indeterminate": indeterminate,
     "refused": refused,
     "compile": compile_,

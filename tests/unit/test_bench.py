@@ -234,7 +234,7 @@ def result() -> dict[str, object]:
 
 def test_every_part_has_figures_that_can_be(result: dict[str, object]) -> None:
     ratios = report.ratios_of(result)
-    assert len(ratios) == 13
+    assert len(ratios) == 25
     assert all(value > 0 for value in ratios.values())
 
 
