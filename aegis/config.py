@@ -10,7 +10,15 @@ from enum import StrEnum
 
 from aegis.errors import ConfigError, shown
 
-__all__ = ["AuditDecisions", "Durability", "Settings", "beside", "is_loopback", "keys_from"]
+__all__ = [
+    "AuditDecisions",
+    "Durability",
+    "Settings",
+    "beside",
+    "checked_key",
+    "is_loopback",
+    "keys_from",
+]
 
 
 class Durability(StrEnum):
@@ -90,18 +98,38 @@ def keys_from(
     """The API key, the admin key and the keys file of the environment.
 
     Raises:
-        ConfigError: One is set, but blank: that is a mistake, not "no key".
+        ConfigError: One is set, but blank: that is a mistake, not "no key"; or no header can carry it.
     """
-    names = ("AEGIS_API_KEY", "AEGIS_ADMIN_KEY", "AEGIS_KEYS")
-    api_key, admin_key, keys_file = (_key(environment, name) for name in names)
-    return api_key, admin_key, keys_file
+    keys_file = environment.get("AEGIS_KEYS")
+    if keys_file is not None and not keys_file.strip():
+        raise ConfigError("AEGIS_KEYS is set but empty; unset it to serve without keys")
+    api_key, admin_key = (
+        checked_key(environment.get(name), name) for name in ("AEGIS_API_KEY", "AEGIS_ADMIN_KEY")
+    )
+    return api_key, admin_key, keys_file and keys_file.strip()
 
 
-def _key(environment: Mapping[str, str], name: str) -> str | None:
-    key = environment.get(name)
-    if key is not None and not key.strip():
+def checked_key(key: str | None, name: str) -> str | None:
+    """A key that callers can send: without the blanks around it, which a header's value loses.
+
+    Args:
+        key: As an operator gave it; None: there is none.
+        name: What the operator calls it, for messages.
+
+    Raises:
+        ConfigError: It is blank, or has a character that no header carries.
+    """
+    if key is None:
+        return None
+    key = key.strip()
+    if not key:
         raise ConfigError(f"{name} is set but empty; unset it to serve without keys")
-    return key.strip() if key else None  # a header's value has no blanks around it
+    # SOURCE: RFC 6750 section 2.1 has no blanks in a token; servers keep other bytes to themselves.
+    if not all("!" <= char <= "~" for char in key):
+        raise ConfigError(
+            f"{name} must be visible ASCII characters without blanks; make another key"
+        )
+    return key
 
 
 def beside(database: str, ending: str) -> str:

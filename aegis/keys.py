@@ -16,13 +16,13 @@ import stat
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
 from enum import StrEnum
 from fnmatch import translate
 from hmac import compare_digest
 from pathlib import Path
 from typing import Any
 
+from aegis import timestamps
 from aegis.codec import dumps
 from aegis.documents import Lines, read_document
 from aegis.errors import (
@@ -156,16 +156,11 @@ def environment_keys(api_key: str | None, admin_key: str | None) -> list[Key]:
     keys = []
     if api_key is not None:
         may = _API_PERMISSIONS if admin_key is not None else frozenset(Permission)
-        keys.append(Key(_API_KEY, digest_of(_bytes(api_key)), may))
+        keys.append(Key(_API_KEY, digest_of(api_key.encode()), may))
     if admin_key is not None:
-        digest = digest_of(_bytes(admin_key))
+        digest = digest_of(admin_key.encode())
         keys.append(Key(_ADMIN_KEY, digest, frozenset(Permission), Role.ADMIN))
     return keys
-
-
-def _bytes(key: str) -> bytes:
-    # An environment variable may hold any bytes; a header may as well.
-    return key.strip().encode(errors="surrogateescape")
 
 
 class KeyRing:
@@ -382,14 +377,11 @@ class _Reader:
             return None
         text = key["expires"]
         try:
-            moment = datetime.fromisoformat(text)
+            return timestamps.parse_rfc3339(text) // 1_000 / 1_000
         except (TypeError, ValueError):
-            moment = None
-        if moment is None or moment.tzinfo is None:
             said = f"expires must be as in `2027-01-31T00:00:00Z`, in quotes, not {shown(text)}"
             self._problem(said, key, "expires")
             return None
-        return moment.timestamp()
 
     def _members(
         self,

@@ -41,7 +41,10 @@ class Archived:
 
 
 def archive(
-    store: Store, before_us: int, path: str | Path, tick: Callable[[int], None] = lambda _: None
+    store: Store,
+    before_us: int,
+    path: str | Path,
+    tick: Callable[[int, int], None] = lambda *_: None,
 ) -> Archived:
     """Move the links from before a time into a file that is made for them.
 
@@ -53,26 +56,28 @@ def archive(
         before_us: Links from before this time are moved, as far as all that they began has ended and
             no request can be repeated that led to them.
         path: The file to make.
-        tick: Told how many links were copied or removed.
+        tick: Told how many steps are done and how many there are: each link is copied, verified and
+            removed.
 
     Raises:
         StoreError: It cannot be read or written.
         InvalidTrail: What was to be moved is not as it was written.
     """
-    _remove(store, tick)
+    _remove(store)
     with store.reading() as connection:
         archived, previous = anchor(connection)
         last = _end(connection, archived, before_us)
         hashed = connection.execute("SELECT hash FROM record WHERE id = ?", (last,)).get
     if last <= archived or hashed is None:
         return Archived(archived + 1, archived, previous)
-    _copy(store, archived, previous, last, path, tick)
+    count = last - archived
+    _copy(store, archived, previous, last, path, lambda done: tick(done, 3 * count))
     with store.transaction() as connection:
         connection.execute(
             "INSERT INTO archive (last, hash, records, file, archived_us) VALUES (?, ?, ?, ?, ?)",
-            (last, hashed, last - archived, Path(path).name, now_us()),
+            (last, hashed, count, Path(path).name, now_us()),
         )
-    _remove(store, tick)
+    _remove(store, lambda done: tick(2 * count + done, 3 * count))
     return Archived(archived + 1, last, bytes(hashed))
 
 
@@ -127,7 +132,8 @@ def _copy(
             tick(copied - after)
         with store.reading() as source:
             hashed = source.execute("SELECT hash FROM record WHERE id = ?", (last,)).get
-        verify(archived, pin=Pin(bytes(hashed), last))
+        count = last - after
+        verify(archived, pin=Pin(bytes(hashed), last), tick=lambda done: tick(count + done))
         archived.end_log()
     finally:
         archived.close()
@@ -156,7 +162,7 @@ def _copy_some(source: Connection, target: Connection, after: int, last: int) ->
     return last
 
 
-def _remove(store: Store, tick: Callable[[int], None]) -> None:
+def _remove(store: Store, tick: Callable[[int], None] = lambda _: None) -> None:
     """Remove what archives have."""
     with store.reading() as connection:
         last, _ = anchor(connection)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable
-from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Any
 from urllib.parse import parse_qsl
@@ -12,6 +10,7 @@ from urllib.parse import parse_qsl
 from aegis.audit.reading import AuditFilter
 from aegis.audit.records import Operation, ResultStatus
 from aegis.errors import InvalidQuery, did_you_mean, shown
+from aegis.timestamps import parse_rfc3339
 from aegis_core import RiskLevel
 
 __all__ = [
@@ -25,14 +24,6 @@ __all__ = [
 
 LARGEST_LIMIT = 1_000_000_000
 LARGEST_ID = 2**63 - 1
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_MICROSECOND = timedelta(microseconds=1)
-
-# SOURCE: RFC 3339 section 5.6. A `+` that was not escaped in a query arrives as a space.
-_TIME = re.compile(
-    r"(\d{4}-\d\d-\d\d)[Tt ](\d\d:\d\d:\d\d)(?:\.(\d{1,9}))?(?:([Zz])|([+\- ])(\d\d:\d\d))",
-    re.ASCII,
-)
 
 
 def read_filter(query: str) -> AuditFilter:
@@ -114,18 +105,12 @@ def _number(largest: int) -> Callable[[str, str], int]:
 
 
 def _time(name: str, value: str) -> int:
-    match = _TIME.fullmatch(value)
-    if match is not None:
-        day, clock, fraction, _, sign, offset = match.groups()
-        zone = f"{'-' if sign == '-' else '+'}{offset}" if offset else "+00:00"
-        try:
-            moment = datetime.fromisoformat(f"{day}T{clock}.{(fraction or '0')[:6]:0<6}{zone}")
-            return (moment - _EPOCH) // _MICROSECOND
-        except (ValueError, OverflowError):
-            pass
-    raise InvalidQuery(
-        f"`{name}` must be a time as in `2026-01-31T18:00:00Z` (RFC 3339), not {shown(value)}"
-    )
+    try:
+        return parse_rfc3339(value)
+    except ValueError:
+        raise InvalidQuery(
+            f"`{name}` must be a time as in `2026-01-31T18:00:00Z` (RFC 3339), not {shown(value)}"
+        ) from None
 
 
 AUDIT_PARAMETERS: dict[str, tuple[str, Callable[[str, str], Any]]] = {

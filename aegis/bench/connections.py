@@ -27,14 +27,15 @@ def address(url: str) -> tuple[str, int]:
     Raises:
         ConfigError: It is not one as in `http://127.0.0.1:8000`.
     """
-    parts = urlsplit(url)
     try:
-        port = parts.port or 80
+        parts = urlsplit(url)
+        host, port = parts.hostname, 80 if parts.port is None else parts.port
+        is_server = parts.scheme == "http" and port > 0 and parts.path in ("", "/")
     except ValueError:
-        port = 0
-    if parts.scheme != "http" or not parts.hostname or not port or parts.path not in ("", "/"):
+        host, port, is_server = None, 0, False
+    if not is_server or not host:
         raise ConfigError(f"{shown(url)} must be as in `http://127.0.0.1:8000`")
-    return parts.hostname, port
+    return host, port
 
 
 class Connections:

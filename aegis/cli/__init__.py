@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import logging
+import os
+import signal
 import sys
+from typing import Any
 
 import click
 
@@ -24,21 +28,45 @@ __all__ = ["main"]
 
 
 class _Group(click.Group):
-    """Ends with one clear line and the error's exit code where a command fails on purpose."""
+    """Ends with one clear line and the error's exit code if a command fails on purpose.
+
+    What a shell does on purpose, Ctrl-C or a pipe that nobody reads on, ends it without a word and
+    with the exit code that the shell itself gives: 128 and the signal's number.
+    """
+
+    def main(self, *args: Any, **extra: Any) -> Any:
+        _write_utf8()
+        return super().main(*args, **extra)
 
     def invoke(self, ctx: click.Context) -> object:
         if wants_no_color():
             ctx.color = False
         try:
-            return super().invoke(ctx)
+            try:
+                return super().invoke(ctx)
+            finally:
+                sys.stdout.flush()
         except AegisError as error:
             kind = "defect" if isinstance(error, Defect) else "error"
             click.echo(f"aegis: {paint(f'{kind}:', 'red')} {error}", err=True)
             sys.exit(error.exit_code)
+        except KeyboardInterrupt:
+            sys.exit(128 + signal.SIGINT)
+        except BrokenPipeError:
+            # Python flushes once more at its end.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(128 + signal.SIGPIPE)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """In the order in which they are needed."""
         return list(self.commands)
+
+
+def _write_utf8() -> None:
+    """Write UTF-8, whatever the locale is: JSON, CSV and policies are read elsewhere too."""
+    # SOURCE: RFC 8259 section 8.1.
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")
 
 
 @click.group(
@@ -49,13 +77,13 @@ class _Group(click.Group):
 )
 @click.version_option(__version__, prog_name="aegis")
 def main() -> None:
-    r"""Decide by a policy what AI agents may do, execute it, and keep an audit.
+    """Decide by a policy what AI agents may do, execute it, and keep an audit.
 
     \b
     aegis init                     writes a policy to begin with
     aegis evaluate policy.yaml …   tries it on one action
     aegis serve policy.yaml        decides over HTTP, at http://127.0.0.1:8000
-    """
+    """  # noqa: D301 - a real `\b` keeps click from filling the lines after it
     logging.basicConfig(format="aegis: %(levelname)s: %(message)s", level=logging.WARNING)
     for level in (logging.WARNING, logging.ERROR, logging.CRITICAL):
         logging.addLevelName(level, logging.getLevelName(level).lower())

@@ -2,27 +2,38 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import click
 
-from aegis.audit import MEMBERS, AuditFilter, AuditReader
+from aegis import timestamps
+from aegis.audit import AuditFilter, AuditReader
 from aegis.audit.archive import archive as archive_trail
+from aegis.audit.chain import anchor, newest_link
 from aegis.audit.imports import import_agent_aegis
 from aegis.audit.query import AUDIT_PARAMETERS, filter_of
 from aegis.audit.signing import is_signed_by
 from aegis.audit.verify import Pin, exported_links, is_database, verify_export
 from aegis.audit.verify import verify as verify_trail
-from aegis.cli.terminal import FORMAT, database_option, echo_json, paint
+from aegis.cli.parameters import (
+    DASH,
+    FILE,
+    FILE_OR_DASH,
+    FORMAT,
+    TEXT,
+    TIME,
+    database_option,
+    number_from,
+)
+from aegis.cli.records import Page, record_writer
+from aegis.cli.terminal import echo_json, paint, printable
 from aegis.errors import ConfigError, InvalidQuery, InvalidTrail, StoreError, shown
 from aegis.store import Store
 
@@ -30,9 +41,10 @@ __all__ = ["audit"]
 
 _LOOK_AGAIN_S = 0.2
 _SHOWN = 20
-_COLORS = {"success": "green", "failed": "red", "blocked": "yellow", "interrupted": "red"}
 
 _DATABASE = database_option("The database.")
+_Wanted = dict[str, str | int | None]
+"""The filters' options: texts, and times."""
 
 
 def _filters(command: Callable[..., None]) -> Callable[..., None]:
@@ -40,8 +52,23 @@ def _filters(command: Callable[..., None]) -> Callable[..., None]:
     for name in reversed(AUDIT_PARAMETERS):
         if name not in ("limit", "since_seq"):
             option = f"--{name.replace('_', '-')}"
-            command = click.option(option, name, metavar="VALUE", help=_KEPT[name])(command)
+            is_time = name in ("since", "until")
+            command = click.option(
+                option,
+                name,
+                type=TIME if is_time else TEXT,
+                metavar="TIME" if is_time else "VALUE",
+                callback=_refuse_empty,
+                help=_KEPT[name],
+            )(command)
     return command
+
+
+def _refuse_empty(_ctx: click.Context, _param: click.Parameter, value: object) -> object:
+    """An empty value asks for any over HTTP; here it is a variable that was not set."""
+    if value == "":
+        raise click.BadParameter("it is empty; leave the option out for any")
+    return value
 
 
 _KEPT = {
@@ -52,7 +79,7 @@ _KEPT = {
     "agent_id": "By this agent.",
     "matched_rule": "Decided by this rule.",
     "operation": "Executed, only evaluated, or imported.",
-    "since": "At or after this moment, in RFC 3339.",
+    "since": "At or after this time.",
     "until": "At or before it.",
     "after": "With a larger id.",
     "before": "With a smaller id.",
@@ -81,12 +108,24 @@ def _reading(database: str) -> Iterator[AuditReader]:
         store.close()
 
 
-def _filter(wanted: dict[str, str | None], **more: Any) -> AuditFilter:
-    pairs = [*wanted.items(), *more.items()]
+def _filter(wanted: _Wanted, **more: int) -> AuditFilter:
+    pairs = [(name, str(value)) for name, value in more.items()]
+    for name, value in wanted.items():
+        if value is not None:
+            pairs.append((name, value if isinstance(value, str) else timestamps.rfc3339(value)))
     try:
-        return filter_of([(name, str(value)) for name, value in pairs if value is not None])
+        return filter_of(pairs)
     except InvalidQuery as error:
         raise click.UsageError(str(error)) from None
+
+
+def _print_pages(pages: Iterator[Page], form: str) -> None:
+    write, count = record_writer(form), 0
+    for page in pages:
+        write(page)
+        count += len(page)
+    if not count and form == "table":
+        click.echo("no records", err=True)
 
 
 @click.group()
@@ -102,12 +141,10 @@ def audit() -> None:
 @click.option("--limit", default=_SHOWN, show_default=True, help="The newest so many.")
 @_form("table", "jsonl", "csv")
 @_DATABASE
-def list_(database: str, form: str, limit: int, **wanted: str | None) -> None:
+def list_(database: str, form: str, limit: int, **wanted: str | int | None) -> None:
     """Show the newest records that fit, oldest first."""
     with _reading(database) as reader:
-        write = _writer(form)
-        for page in reader.read(_filter(wanted, limit=limit)):
-            write(page)
+        _print_pages(reader.read(_filter(wanted, limit=limit)), form)
 
 
 @audit.command("tail")
@@ -116,18 +153,21 @@ def list_(database: str, form: str, limit: int, **wanted: str | None) -> None:
 @click.option("-f", "--follow", is_flag=True, help="Go on with each record and outcome to come.")
 @_form("table", "jsonl")
 @_DATABASE
-def tail(database: str, form: str, limit: int, follow: bool, **wanted: str | None) -> None:
+def tail(database: str, form: str, limit: int, follow: bool, **wanted: str | int | None) -> None:
     """Show the newest records, and those that come.
 
     An action that takes its time comes twice: when it begins, and when it has ended.
     """
     with _reading(database) as reader:
-        write = _writer(form)
+        if not follow:
+            _print_pages(reader.read(_filter(wanted, limit=limit)), form)
+            return
+        write = record_writer(form)
         # Before they are read: what comes in between is shown twice rather than never.
         seq = reader.read_head()["id"]
         for page in reader.read(_filter(wanted, limit=limit)):
             write(page)
-        while follow:
+        while True:
             for page in reader.read(_filter(wanted, since_seq=seq)):
                 write(page)
                 seq = page[-1]["seq"]
@@ -138,9 +178,16 @@ def tail(database: str, form: str, limit: int, follow: bool, **wanted: str | Non
 @audit.command("export")
 @_filters
 @_form("jsonl", "csv", "chain")
-@click.option("--to", "path", metavar="FILE", help="A file to make. Default: standard output.")
+@click.option(
+    "--to",
+    "path",
+    type=FILE_OR_DASH,
+    default=DASH,
+    metavar="FILE",
+    help="A file to make. Default: standard output.",
+)
 @_DATABASE
-def export(database: str, form: str, path: str | None, **wanted: str | None) -> None:
+def export(database: str, form: str, path: str, **wanted: str | int | None) -> None:
     """Write records as JSON lines, CSV, or a chain.
 
     The chain has each link's hash and canonical form, so that others can verify it, also by
@@ -148,14 +195,31 @@ def export(database: str, form: str, path: str | None, **wanted: str | None) -> 
     """
     if form == "chain" and any(wanted.values()):
         raise click.UsageError("a chain of which links are left out cannot be verified; no filters")
-    with _reading(database) as reader, _output(path) as file:
+    wanted_records = _filter(wanted)
+    # A bar between the lines of an export helps nobody.
+    is_hidden = path == DASH and sys.stdout.isatty()
+    with (
+        _reading(database) as reader,
+        _output(path) as file,
+        _progress("exporting", is_hidden=is_hidden) as tick,
+    ):
+        archived, newest = _ends_of(reader.store)
+        count = newest - archived
         if form == "chain":
-            for line in exported_links(reader.store):
+            for done, line in enumerate(exported_links(reader.store)):
                 file.buffer.write(line)
+                tick(done, count)
             return
-        write = _writer(form, file)
-        for page in reader.read(_filter(wanted)):
+        write = record_writer(form, file)
+        for page in reader.read(wanted_records):
             write(page)
+            tick(page[-1]["id"] - archived, count)
+
+
+def _ends_of(store: Store) -> tuple[int, int]:
+    """The number before the first link that is here, and that of the last one."""
+    with store.reading() as connection:
+        return anchor(connection)[0], newest_link(connection)[0]
 
 
 @audit.command("stats")
@@ -173,7 +237,7 @@ def stats(database: str, form: str) -> None:
         if isinstance(value, dict):
             click.echo(f"{name.replace('_', ' ')}:")
             for said, count in value.items():
-                click.echo(f"  {count:>10}  {said}")
+                click.echo(f"  {count:>10}  {printable(said)}")
         else:
             click.echo(f"{name.replace('_', ' ')}: {'none' if value is None else value}")
 
@@ -192,23 +256,25 @@ def head(database: str) -> None:
 
 
 @audit.command("verify")
-@click.argument("file", type=click.Path())
+@click.argument("file", type=FILE_OR_DASH)
 @click.option(
     "--head",
     "pinned",
+    type=FILE,
     metavar="HASH|FILE",
     help="A head that was kept: its hash, or a file with the JSON of `head`.",
 )
 @click.option(
     "--public-key",
+    type=FILE,
     metavar="FILE",
     help="Whose signature that file must have: an Ed25519 public key in PEM or base64.",
 )
-@click.option("--from", "since", type=click.IntRange(1), help="The first link to look at.")
+@click.option("--from", "since", type=number_from(1), help="The first link to look at.")
 def verify(file: str, pinned: str | None, public_key: str | None, since: int | None) -> None:
     """See that an audit is as it was written.
 
-    FILE is a database or an exported chain.
+    FILE is a database or an exported chain, or `-`: a chain on standard input.
 
     Exit code 1 names the first link that was changed, removed, inserted or moved. Who can write
     the file can also make all of it anew: only a head that was kept elsewhere, or signed, shows
@@ -217,17 +283,21 @@ def verify(file: str, pinned: str | None, public_key: str | None, since: int | N
     if public_key is not None and (pinned is None or _hash(pinned) is not None):
         raise click.UsageError("--public-key needs a signed head: give --head FILE")
     pin = None if pinned is None else _pin(pinned, public_key)
-    if is_database(file):
+    if file != DASH and is_database(file):
         store = Store(file, read_only=True)
         try:
-            with _progress(_links_of(store), "verifying") as tick:
-                found = verify_trail(store, pin=pin, since=since, tick=tick)
+            archived, newest = _ends_of(store)
+            count = newest - (archived if since is None else max(archived, since - 1))
+            with _progress("verifying") as tick:
+                found = verify_trail(
+                    store, pin=pin, since=since, tick=lambda done: tick(done, count)
+                )
         finally:
             store.close()
     else:
         if since is not None:
             raise click.UsageError("an exported chain is looked at from its beginning; no --from")
-        with Path(file).open("rb") as lines:
+        with sys.stdin.buffer if file == DASH else Path(file).open("rb") as lines:
             found = verify_export(lines, pin=pin)
     said = "nothing to verify" if not found.count else f"links {found.first} to {found.last}"
     if found.pinned is not None:
@@ -240,10 +310,10 @@ def verify(file: str, pinned: str | None, public_key: str | None, since: int | N
 
 
 @audit.command("archive")
-@click.option("--before", required=True, metavar="TIME", help="As in `2026-01-31` or RFC 3339.")
-@click.option("--to", "path", required=True, metavar="FILE", help="The file to make.")
+@click.option("--before", "before_us", type=TIME, required=True, help="Older than this time.")
+@click.option("--to", "path", type=FILE, required=True, metavar="FILE", help="The file to make.")
 @_DATABASE
-def archive(database: str, before: str, path: str) -> None:
+def archive(database: str, before_us: int, path: str) -> None:
     """Move old records into a file of their own.
 
     These are the ones from before TIME; FILE goes on being verifiable.
@@ -255,31 +325,32 @@ def archive(database: str, before: str, path: str) -> None:
         raise StoreError(f"there is no {shown(database)}")
     store = Store(database)
     try:
-        with _progress(_links_of(store), "archiving") as tick:
-            done = archive_trail(store, _moment_us(before), path, tick)
+        with _progress("archiving") as tick:
+            done = archive_trail(store, before_us, path, tick)
     finally:
         store.close()
     if done.last < done.first:
-        click.echo(f"nothing is older than {before}")
+        click.echo(f"nothing is older than {timestamps.rfc3339(before_us)}")
     else:
         click.echo(f"moved links {done.first} to {done.last} to {path}")
 
 
 @audit.command("backup")
-@click.argument("file", type=click.Path())
+@click.argument("file", type=FILE)
 @_DATABASE
 def backup(database: str, file: str) -> None:
     """Copy the database as it is now to FILE, while servers write."""
     store = Store(database, read_only=True)
     try:
-        store.copy_to(file, lambda _done, _of: None)
+        with _progress("copying") as tick:
+            store.copy_to(file, tick)
     finally:
         store.close()
     click.echo(f"copied {database} to {file}")
 
 
 @audit.command("import")
-@click.argument("file", type=click.Path())
+@click.argument("file", type=FILE)
 @_DATABASE
 def import_(database: str, file: str) -> None:
     """Append the records of FILE, an audit database of agent-aegis.
@@ -294,58 +365,9 @@ def import_(database: str, file: str) -> None:
     click.echo(f"imported {count} records of {file} into {database}")
 
 
-def _writer(form: str, file: Any = None) -> Callable[[list[dict[str, Any]]], None]:
-    """What prints pages of records."""
-    match form:
-        case "jsonl":
-            return lambda page: click.echo(
-                "\n".join(json.dumps(record, ensure_ascii=False) for record in page), file=file
-            )
-        case "csv":
-            rows = csv.DictWriter(file or sys.stdout, MEMBERS, lineterminator="\n")
-            rows.writeheader()
-            return rows.writerows
-        case _:
-            return _Table()
-
-
-class _Table:
-    """Records as lines for people."""
-
-    _ROW = "{:>8}  {:<19}  {:<11}  {:<8}  {:<16}  {:<24}  {:<28}  {}"
-
-    def __init__(self) -> None:
-        click.echo(
-            self._ROW.format("ID", "TIME", "RESULT", "RISK", "AGENT", "TYPE", "TARGET", "RULE")
-        )
-
-    def __call__(self, page: Iterable[dict[str, Any]]) -> None:
-        for record in page:
-            status = record["result_status"]
-            line = self._ROW.format(
-                record["id"],
-                record["timestamp"][:19].replace("T", " "),
-                "\0",
-                record["risk_level"],
-                _cut(record["agent_id"] or "-", 16),
-                _cut(record["action_type"], 24),
-                _cut(record["action_target"], 28),
-                _cut(record["matched_rule"], 40),
-            )
-            painted = paint(status.ljust(11), _COLORS.get(status, "reset"))
-            click.echo(line.replace("\0".ljust(11), painted).rstrip())
-
-
-def _cut(text: str, most: int) -> str:
-    """A text on one line of a terminal, and harmless to it."""
-    if not text.isprintable():
-        text = text.encode("unicode_escape").decode()
-    return text if len(text) <= most else f"{text[: most - 1]}…"
-
-
 @contextmanager
-def _output(path: str | None) -> Iterator[Any]:
-    if path is None:
+def _output(path: str) -> Iterator[Any]:
+    if path == DASH:
         yield sys.stdout
         return
     try:
@@ -358,13 +380,28 @@ def _output(path: str | None) -> Iterator[Any]:
 
 
 @contextmanager
-def _progress(length: int, label: str) -> Iterator[Callable[[int], None]]:
-    with click.progressbar(length=length, label=label, file=sys.stderr) as bar:
-        yield lambda done: bar.update(max(0, done - bar.pos))
+def _progress(
+    label: str, length: int = 1, *, is_hidden: bool = False
+) -> Iterator[Callable[[int, int], None]]:
+    """A bar on standard error, if that is a terminal; it is full when all is done.
 
+    Args:
+        label: What goes on.
+        length: How many steps there are, as long as `tick` is not told.
+        is_hidden: Whether to show none on a terminal either.
 
-def _links_of(store: Store) -> int:
-    return int(AuditReader(store).read_head()["count"])
+    Yields:
+        `tick`, which is told how many steps are done, and how many there are.
+    """
+    is_hidden = is_hidden or not sys.stderr.isatty()
+    with click.progressbar(length=length, label=label, file=sys.stderr, hidden=is_hidden) as bar:
+
+        def tick(done: int, of: int) -> None:
+            bar.length = of
+            bar.update(max(0, done - bar.pos))
+
+        yield tick
+        tick(length := bar.length or 0, length)
 
 
 def _hash(text: str) -> bytes | None:
@@ -396,15 +433,3 @@ def _pin(text: str, public_key: str | None) -> Pin:
         if not is_signed_by(kept, key):
             raise InvalidTrail("has a head that this key did not sign", pin.number or 0)
     return pin
-
-
-def _moment_us(text: str) -> int:
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError:
-        raise click.UsageError(
-            f"{shown(text)} is no time as in `2026-01-31` or `2026-01-31T18:00:00Z`"
-        ) from None
-    if moment.tzinfo is None:
-        moment = moment.replace(tzinfo=UTC)
-    return int(moment.timestamp() * 1_000_000)

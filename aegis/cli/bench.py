@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import tempfile
 from collections.abc import Callable
@@ -11,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from aegis.cli.parameters import FILE, TEXT, Number
 from aegis.cli.terminal import echo_json, paint, print_problems
+from aegis.config import keys_from
 from aegis.errors import ConfigError, PolicyError, shown
 
 if TYPE_CHECKING:
@@ -26,21 +27,21 @@ HTTP_ROUNDS = 3
 
 
 @click.command()
-@click.argument("policy", type=click.Path())
-@click.option("--actions", metavar="FILE", help="Actions to ask about, one JSON object a line."
+@click.argument("policy", type=FILE)
+@click.option("--actions", type=FILE, metavar="FILE", help="Actions to ask about, one JSON object a line."
               " Default: made from the policy's patterns.")  # fmt: skip
-@click.option("--url", help="Measure the server that runs there, and nothing else."
+@click.option("--url", type=TEXT, metavar="URL", help="Measure the server that runs there, and nothing else."
               " AEGIS_API_KEY is sent to it.")  # fmt: skip
 @click.option(
     "--seconds",
-    type=click.FloatRange(0.2, 600),
+    type=Number(0.2, 600),
     default=3.0,
     show_default=True,
     help="Seconds of each load over HTTP.",
 )
 @click.option(
     "--rate",
-    type=click.FloatRange(1, 1_000_000),
+    type=Number(1, 1_000_000),
     default=1_000.0,
     show_default=True,
     help="Requests a second of the open loop, which measures tails.",
@@ -72,7 +73,7 @@ def bench(
     }
     if url is not None:
         bodies = [workload.body(question) for question in questions]
-        key = os.environ.get("AEGIS_API_KEY")
+        key, _, _ = keys_from()
         result["http"] = url_only(url, bodies, seconds=seconds, per_s=rate, key=key)
     else:
         _measure(result, Path(policy), made, questions, seconds, rate)

@@ -12,13 +12,13 @@ __all__ = ["completion"]
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 @click.pass_context
 def completion(ctx: click.Context, shell: str) -> None:
-    r"""Print the completion of commands and options for SHELL.
+    """Print the completion of commands and options for SHELL.
 
     \b
     bash:  eval "$(aegis completion bash)"    in ~/.bashrc
     zsh:   eval "$(aegis completion zsh)"     in ~/.zshrc
     fish:  aegis completion fish > ~/.config/fish/completions/aegis.fish
-    """
+    """  # noqa: D301 - a real `\b` keeps click from filling the lines after it
     made = get_completion_class(shell)
     if made is None:  # click knows all three
         raise click.UsageError(f"no completion for {shell}")

@@ -5,12 +5,13 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterator
-from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from aegis.cli.terminal import FORMAT, echo_json, paint, print_problems
+from aegis.cli.parameters import FILE_OR_DASH, FORMAT, TEXT, TIME_AHEAD
+from aegis.cli.policies import load_policy, name_of
+from aegis.cli.terminal import echo_json, paint, print_problems
 from aegis.errors import InvalidBody, PolicyError, shown
 
 if TYPE_CHECKING:
@@ -22,25 +23,23 @@ __all__ = ["evaluate"]
 _COLORS = {"auto": "green", "approve": "yellow", "block": "red"}
 
 
-def _moment(_ctx: click.Context, _param: click.Parameter, value: str | None) -> float:
-    if value is None:
-        return time.time()
-    try:
-        moment = datetime.fromisoformat(value)
-    except ValueError:
-        moment = None
-    if moment is None or moment.tzinfo is None:
-        raise click.BadParameter(f"{shown(value)} must be a time as in `2027-01-31T18:00:00Z`")
-    return moment.timestamp()
-
-
 @click.command()
-@click.argument("policy", type=click.Path())
-@click.option("--type", "action_type", required=True, help="The action's type, as in `delete`.")
-@click.option("--target", default="", help="What it is done to, as in `prod-db`. Default: none.")
-@click.option("--params", metavar="JSON", help="Its parameters, a JSON object. Default: none.")
-@click.option("--agent", default="", help="The agent that wants it. Default: none.")
-@click.option("--at", metavar="TIME", callback=_moment, help="When, in RFC 3339. Default: now.")
+@click.argument("policy", type=FILE_OR_DASH)
+@click.option(
+    "--type",
+    "action_type",
+    type=TEXT,
+    required=True,
+    help="The action's type, as in `delete`.",
+)
+@click.option(
+    "--target", type=TEXT, default="", help="What it is done to, as in `prod-db`. Default: none."
+)
+@click.option(
+    "--params", type=TEXT, metavar="JSON", help="Its parameters, a JSON object. Default: none."
+)
+@click.option("--agent", type=TEXT, default="", help="The agent that wants it. Default: none.")
+@click.option("--at", "at_us", type=TIME_AHEAD, help="When. Default: now.")
 @click.option("--explain", "explained", is_flag=True, help="Say which rules decided, and why.")
 @FORMAT
 def evaluate(
@@ -49,24 +48,25 @@ def evaluate(
     target: str,
     params: str | None,
     agent: str,
-    at: float,
+    at_us: int | None,
     explained: bool,
     form: str,
 ) -> None:
     """Decide about one action by POLICY, without a server.
 
-    The exit code is 0 where the action is allowed and 1 where it is blocked.
+    POLICY is a file, or `-` for standard input. The exit code is 0 where the action is allowed and 1 where it is blocked.
     """
     from aegis.explain import explain
-    from aegis.server import load_policy_file
 
+    name = name_of(policy)
     try:
-        loaded = load_policy_file(policy)
+        loaded = load_policy(policy)
     except PolicyError as error:
-        print_problems(policy, error.problems, err=True)
+        print_problems(name, error.problems, err=True)
         sys.exit(2)
     action = _action(action_type, target, params, agent)
-    explanation = explain(loaded, action, at)
+    now_s = time.time() if at_us is None else at_us / 1_000_000
+    explanation = explain(loaded, action, now_s)
     decision = explanation.decision
     if form == "json":
         answer: dict[str, Any] = {
@@ -80,7 +80,7 @@ def evaluate(
         if decision.error is not None:
             answer["error"] = decision.error
         if explained:
-            answer["explanation"] = _as_json(explanation, policy)
+            answer["explanation"] = _as_json(explanation, name)
         echo_json(answer)
     else:
         word = paint(decision.approval.value, _COLORS[decision.approval.value], bold=True)
@@ -88,7 +88,7 @@ def evaluate(
         if decision.error is not None:
             click.echo(f"  cannot be judged: {decision.error}")
         if explained:
-            for line in _as_text(explanation, policy):
+            for line in _as_text(explanation, name):
                 click.echo(line)
     sys.exit(0 if decision.is_allowed else 1)
 
@@ -101,9 +101,7 @@ def _action(action_type: str, target: str, params: str | None, agent: str) -> Ac
     item: dict[str, Any] = {"action_type": action_type, "target": target, "agent_id": agent}
     try:
         if params is not None:
-            item["params"] = codec.loads(
-                params.encode(errors="surrogateescape"), Settings().deepest_nesting
-            )
+            item["params"] = codec.loads(params.encode(), Settings().deepest_nesting)
         return codec.action(item)
     except InvalidBody as error:
         said = str(error).replace("the body is", "--params is")

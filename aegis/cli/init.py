@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from aegis.cli.parameters import DASH, FILE_OR_DASH
 from aegis.errors import ConfigError, shown
 
 __all__ = ["init"]
@@ -57,12 +58,16 @@ rules:
 
 
 @click.command()
-@click.argument("path", default="policy.yaml", type=click.Path())
+@click.argument("path", default="policy.yaml", type=FILE_OR_DASH)
 def init(path: str) -> None:
     """Write a commented starter policy.
 
-    It goes to PATH, policy.yaml unless you say otherwise; what is there is never overwritten.
+    It goes to PATH, policy.yaml unless you say otherwise, or to standard output for `-`; what is
+    there is never overwritten.
     """
+    if path == DASH:
+        click.echo(STARTER, nl=False)
+        return
     try:
         with Path(path).open("x", encoding="utf-8") as file:
             file.write(STARTER)

@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-import re
 import time
-from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import click
 
-from aegis.cli.terminal import FORMAT, echo_json
+from aegis import timestamps
+from aegis.cli.parameters import FILE, FORMAT, TEXT, TIME_AHEAD
+from aegis.cli.terminal import echo_json
 from aegis.errors import shown
 from aegis.keys import Key, Role, add_key, change_keys, new_secret, read_keys, remove_key
 
 __all__ = ["keys"]
 
-_DAYS = re.compile(r"([1-9]\d{0,4})d")
 _FILE = click.option(
     "--keys",
     "path",
+    type=FILE,
     metavar="FILE",
     default="keys.yaml",
     envvar="AEGIS_KEYS",
@@ -28,26 +28,15 @@ _FILE = click.option(
 )
 
 
-def _moment(_ctx: click.Context, _param: click.Parameter, value: str | None) -> str:
-    """`30d`, or a time of RFC 3339, as the latter; "" where there is none."""
-    if value is None:
+def _to_come(_ctx: click.Context, _param: click.Parameter, at_us: int | None) -> str:
+    """A time to come, by whole seconds; "" if there is none."""
+    if at_us is None:
         return ""
-    now = datetime.now(UTC).replace(microsecond=0)
-    try:
-        if (days := _DAYS.fullmatch(value)) is not None:
-            moment = now + timedelta(days=int(days[1]))
-        else:
-            moment = datetime.fromisoformat(value)
-            if moment.tzinfo is None:
-                raise ValueError
-            moment = moment.astimezone(UTC)
-    except (ValueError, OverflowError):
-        raise click.BadParameter(
-            f"{shown(value)} is neither days as in `30d` nor a time as in `2027-01-31T00:00:00Z`"
-        ) from None
-    if moment <= now:
-        raise click.BadParameter(f"{shown(value)} is over already")
-    return moment.isoformat().replace("+00:00", "Z")
+    whole_us = at_us // 1_000_000 * 1_000_000
+    text = timestamps.rfc3339(whole_us)
+    if whole_us <= time.time_ns() // 1000:
+        raise click.BadParameter(f"{shown(text)} is over already")
+    return text
 
 
 @click.group()
@@ -60,7 +49,7 @@ def keys() -> None:
 
 
 @keys.command("new")
-@click.argument("name")
+@click.argument("name", type=TEXT)
 @click.option(
     "--role",
     type=click.Choice([role.value for role in Role]),
@@ -70,15 +59,16 @@ def keys() -> None:
 )
 @click.option(
     "--agents",
+    type=TEXT,
     metavar="PATTERN",
     multiple=True,
     help="Agents that the key may speak for, as in `crm-*`; can be repeated. Default: any.",
 )
 @click.option(
     "--expires",
-    metavar="30d|TIME",
-    callback=_moment,
-    help="When it ends to be a key. Default: never.",
+    type=TIME_AHEAD,
+    callback=_to_come,
+    help="When it stops being a key, as in `30d` or `2027-01-31`. Default: never.",
 )
 @_FILE
 def new(name: str, role: str, agents: tuple[str, ...], expires: str, path: str) -> None:
@@ -117,7 +107,7 @@ def list_(form: str, path: str) -> None:
 def _described(key: Key) -> dict[str, Any]:
     expires = None
     if key.expires_s is not None:
-        expires = datetime.fromtimestamp(key.expires_s, UTC).isoformat().replace("+00:00", "Z")
+        expires = timestamps.rfc3339(round(key.expires_s * 1_000_000))
     return {
         "name": key.name,
         "role": key.role,
@@ -129,7 +119,7 @@ def _described(key: Key) -> dict[str, Any]:
 
 
 @keys.command("revoke")
-@click.argument("name")
+@click.argument("name", type=TEXT)
 @_FILE
 def revoke(name: str, path: str) -> None:
     """Take the key NAME away.

@@ -5,16 +5,17 @@ from __future__ import annotations
 import difflib
 import http.client
 import json
-import os
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, Protocol
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 import click
 
-from aegis.cli.terminal import FORMAT, database_option, echo_json, paint
+from aegis.cli.parameters import FORMAT, TEXT, database_option, number_from
+from aegis.cli.terminal import echo_json, paint
+from aegis.config import keys_from
 from aegis.errors import ConfigError, RequestError, shown
 
 __all__ = ["policy"]
@@ -22,6 +23,7 @@ __all__ = ["policy"]
 _PATIENCE_S = 60.0
 _URL = click.option(
     "--url",
+    type=TEXT,
     metavar="URL",
     envvar="AEGIS_URL",
     show_envvar=True,
@@ -79,7 +81,7 @@ def _row(version: dict[str, Any]) -> tuple[str, ...]:
 
 
 @policy.command("show")
-@click.argument("version", type=click.IntRange(1), required=False)
+@click.argument("version", type=number_from(1), required=False)
 @FORMAT
 @_place
 def show(version: int | None, form: str, url: str | None, database: str) -> None:
@@ -93,8 +95,8 @@ def show(version: int | None, form: str, url: str | None, database: str) -> None
 
 
 @policy.command("diff")
-@click.argument("old", type=click.IntRange(1))
-@click.argument("new", type=click.IntRange(1), required=False)
+@click.argument("old", type=number_from(1))
+@click.argument("new", type=number_from(1), required=False)
 @_place
 def diff(old: int, new: int | None, url: str | None, database: str) -> None:
     """Compare the texts of two versions.
@@ -114,8 +116,8 @@ def diff(old: int, new: int | None, url: str | None, database: str) -> None:
 
 
 @policy.command("rollback")
-@click.argument("version", type=click.IntRange(1))
-@click.option("--note", help="What to say about it.")
+@click.argument("version", type=number_from(1))
+@click.option("--note", type=TEXT, help="What to say about it.")
 @_place
 def rollback(version: int, note: str | None, url: str | None, database: str) -> None:
     """Put VERSION into force again, as a new version."""
@@ -127,6 +129,7 @@ def rollback(version: int, note: str | None, url: str | None, database: str) -> 
 @policy.command("reload")
 @click.option(
     "--url",
+    type=TEXT,
     metavar="URL",
     default="http://127.0.0.1:8000",
     envvar="AEGIS_URL",
@@ -212,8 +215,10 @@ class Remote:
     """
 
     def __init__(self, url: str) -> None:
-        parts = urlsplit(url if "//" in url else f"http://{url}")
-        if parts.scheme not in ("http", "https") or not parts.hostname:
+        if "@" in url:  # not shown: what stands before it may be a password
+            raise ConfigError("the URL of a server has no user; AEGIS_ADMIN_KEY is its key")
+        parts = _parts_of(url)
+        if parts is None or parts.scheme not in ("http", "https") or not parts.hostname:
             raise ConfigError(f"{shown(url)} is no server; write it as http://127.0.0.1:8000")
         self._url = url
         self._parts = parts
@@ -240,12 +245,12 @@ class Remote:
             else http.client.HTTPConnection
         )
         headers = {"content-type": "application/json"}
-        key = os.environ.get("AEGIS_ADMIN_KEY") or os.environ.get("AEGIS_API_KEY")
-        if key:
+        api_key, admin_key, _ = keys_from()
+        if (key := admin_key or api_key) is not None:
             headers["authorization"] = f"Bearer {key}"
         body = None if value is None else json.dumps(value).encode()
         try:
-            connection = kind(self._parts.netloc.rpartition("@")[2], timeout=_PATIENCE_S)
+            connection = kind(self._parts.netloc, timeout=_PATIENCE_S)
             with closing(connection):
                 connection.request(
                     method, f"{self._parts.path.rstrip('/')}/api/v1/policy{path}", body, headers
@@ -254,6 +259,17 @@ class Remote:
                 answer = json.loads(response.read())
         except (OSError, http.client.HTTPException, ValueError) as error:
             raise ConfigError(f"no Aegis answers at {shown(self._url)}: {error}") from None
-        if response.status != 200:
-            raise RequestError(str(answer["error"]), str(answer["code"]))
-        return answer
+        if response.status == 200:
+            return answer
+        if not (isinstance(answer, dict) and answer.keys() >= {"error", "code"}):
+            raise ConfigError(f"no Aegis answers at {shown(self._url)}: HTTP {response.status}")
+        raise RequestError(str(answer["error"]), str(answer["code"]))
+
+
+def _parts_of(url: str) -> SplitResult | None:
+    """The parts of a URL; None: it is none."""
+    try:
+        parts = urlsplit(url if "//" in url else f"http://{url}")
+        return None if parts.port == 0 else parts
+    except ValueError:  # also of the port
+        return None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import sys
 from collections.abc import Callable
@@ -10,6 +9,7 @@ from typing import Any
 
 import click
 
+from aegis.cli.parameters import FILE, TEXT, Number, number_from
 from aegis.cli.terminal import print_problems
 from aegis.config import AuditDecisions, Durability, Settings, keys_from
 from aegis.errors import PolicyError
@@ -31,18 +31,6 @@ def _option(*names: str, **attributes: Any) -> Callable[[Any], Any]:
 _MOST_NESTING = 200  # deeper values could not be written again
 
 
-class _Seconds(click.FloatRange):
-    name = "seconds"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> float:
-        seconds = float(super().convert(value, param, ctx))
-        if math.isnan(seconds):  # it is neither below nor above any limit
-            self.fail(f"{value} is not a number of seconds", param, ctx)
-        return seconds
-
-
 class _Workers(click.IntRange):
     name = "number"
 
@@ -51,30 +39,36 @@ class _Workers(click.IntRange):
         return int(super().convert(cores if value == "auto" else value, param, ctx))
 
 
-_POSITIVE = _Seconds(min=0, min_open=True, max=86_400)
+_POSITIVE = Number(min=0, min_open=True, max=86_400)
 
 
 @click.command()
-@click.argument("policy", envvar="AEGIS_POLICY", type=click.Path())
-@_option("--host", default="127.0.0.1", help="Address to listen on.")
+@click.argument("policy", envvar="AEGIS_POLICY", type=FILE)
+@_option("--host", type=TEXT, default="127.0.0.1", help="Address to listen on.")
 @_option("--port", type=click.IntRange(0, 65535), default=8000, help="Port; 0 takes a free one.")
 @_option("--workers", type=_Workers(1, 256), default=1, help="Processes; `auto`: one a core.")
-@_option("--audit-db", default=_DEFAULTS.audit_db, help="Database; `:memory:` keeps nothing.")
-@_option("--executor", metavar="MODULE:CLASS", help="What does the actions.")
+@_option(
+    "--audit-db", type=FILE, default=_DEFAULTS.audit_db, help="Database; `:memory:` keeps nothing."
+)
+@_option("--executor", type=TEXT, metavar="MODULE:CLASS", help="What does the actions.")
 @_option("--reset-policy", is_flag=True, help="Go back to the file where a policy was put since.")
 @_option("--watch", is_flag=True, help="Load POLICY again when it changes.")
-@_option("--keys", metavar="FILE", help="Keys and their roles; read again when it changes.")
+@_option(
+    "--keys", type=FILE, metavar="FILE", help="Keys and their roles; read again when it changes."
+)
 @_option("--allow-unauthenticated", is_flag=True, help="Serve other machines without keys.")
-@_option("--allowed-hosts", multiple=True, help="Further Host names, without keys; by commas.")
+@_option(
+    "--allowed-hosts", type=TEXT, multiple=True, help="Further Host names, without keys; by commas."
+)
 @_option(
     "--max-body-bytes",
-    type=click.IntRange(1),
+    type=number_from(1),
     default=_DEFAULTS.largest_body_bytes,
     help="Largest body of a request.",
 )
 @_option(
     "--max-batch",
-    type=click.IntRange(1),
+    type=number_from(1),
     default=_DEFAULTS.largest_batch,
     help="Most actions in one request.",
 )
@@ -117,6 +111,7 @@ _POSITIVE = _Seconds(min=0, min_open=True, max=86_400)
 )
 @_option(
     "--audit-signing-key",
+    type=FILE,
     metavar="FILE",
     help="An Ed25519 private key in PEM that signs the head of the audit.",
 )

@@ -1,40 +1,17 @@
-"""What commands share: options, colours where a person looks on, JSON, problems with their places."""
+"""How commands print: colours where a person looks on, JSON, problems with their places."""
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import click
 
 from aegis.errors import Problem
 
-__all__ = ["FORMAT", "database_option", "echo_json", "paint", "print_problems", "wants_no_color"]
-
-FORMAT = click.option(
-    "--format",
-    "form",
-    type=click.Choice(["text", "json"]),
-    default="text",
-    show_default=True,
-    help="How to print it.",
-)
-
-
-def database_option(said: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """The option that names the database."""
-    return click.option(
-        "--audit-db",
-        "database",
-        metavar="FILE",
-        default="aegis_audit.db",
-        envvar="AEGIS_AUDIT_DB",
-        show_envvar=True,
-        show_default=True,
-        help=said,
-    )
+__all__ = ["echo_json", "paint", "print_problems", "printable", "wants_no_color"]
 
 
 def wants_no_color() -> bool:
@@ -46,6 +23,11 @@ def wants_no_color() -> bool:
 def paint(text: str, color: str, *, bold: bool = False) -> str:
     """A text in a colour, which `click.echo` takes away where the output is no terminal."""
     return click.style(text, fg=color, bold=bold or None)
+
+
+def printable(text: str) -> str:
+    """A text on one line of a terminal, and harmless to it."""
+    return text if text.isprintable() else text.encode("unicode_escape").decode()
 
 
 def echo_json(value: Any) -> None:

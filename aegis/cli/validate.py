@@ -6,28 +6,31 @@ import sys
 
 import click
 
-from aegis.cli.terminal import FORMAT, echo_json, paint, print_problems
+from aegis.cli.parameters import FILE_OR_DASH, FORMAT
+from aegis.cli.policies import load_policy, name_of
+from aegis.cli.terminal import echo_json, paint, print_problems
 from aegis.errors import PolicyError, Problem
-from aegis.server import load_policy_file
 from aegis.server.kernel import problems_json
 
 __all__ = ["validate"]
 
 
 @click.command()
-@click.argument("policy", type=click.Path())
+@click.argument("policy", type=FILE_OR_DASH)
 @FORMAT
 @click.option("--strict", is_flag=True, help="Take warnings for errors.")
 def validate(policy: str, form: str, strict: bool) -> None:
     """Check a policy: every problem with its line.
 
-    The exit code is 1 if POLICY would be refused. Warnings do no harm, unless --strict is given.
+    POLICY is a file, or `-` for standard input. The exit code is 1 if it would be refused. Warnings do
+    no harm, unless --strict is given.
     """
+    name = name_of(policy)
     problems: tuple[Problem, ...] = ()
     warnings: tuple[Problem, ...] = ()
     rules = 0
     try:
-        loaded = load_policy_file(policy)
+        loaded = load_policy(policy)
     except PolicyError as error:
         problems = error.problems
     else:
@@ -37,7 +40,7 @@ def validate(policy: str, form: str, strict: bool) -> None:
             problems, warnings = warnings, ()
     if form == "json":
         found = {
-            "file": policy,
+            "file": name,
             "valid": not problems,
             "rule_count": rules,
             "problems": problems_json(problems),
@@ -45,8 +48,8 @@ def validate(policy: str, form: str, strict: bool) -> None:
         }
         echo_json(found)
     else:
-        print_problems(policy, problems)
-        print_problems(policy, warnings, warning=True)
+        print_problems(name, problems)
+        print_problems(name, warnings, warning=True)
         if not problems:
-            click.echo(f"{policy}: {paint('valid', 'green')}, {rules} rules")
+            click.echo(f"{name}: {paint('valid', 'green')}, {rules} rules")
     sys.exit(1 if problems else 0)

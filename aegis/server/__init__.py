@@ -18,7 +18,7 @@ from aegis.audit.signing import HeadSigner
 from aegis.auth import Gate
 from aegis.compiled import CompiledFiles, PolicyText, compiled
 from aegis.compiler import YAML_TYPES
-from aegis.config import AuditDecisions, Durability, Settings, keys_from
+from aegis.config import AuditDecisions, Durability, Settings, checked_key, keys_from
 from aegis.decisions import DecisionPoint
 from aegis.errors import ConfigError, NotFound, NotReady, shown
 from aegis.execution import Enforcer, Executor, NoOpExecutor
@@ -83,9 +83,8 @@ def create_app(
     """
     environment = os.environ
     keys = keys_from(environment)
-    for name, key in (("api_key", api_key), ("admin_key", admin_key)):
-        if key is not None and not key.strip():
-            raise ConfigError(f"{name} is empty; leave it out to serve without keys")
+    api_key = keys[0] if api_key is None else checked_key(api_key, "api_key")
+    admin_key = keys[1] if admin_key is None else checked_key(admin_key, "admin_key")
     if allow_unauthenticated is None:
         allow_unauthenticated = _is_true(environment.get("AEGIS_ALLOW_UNAUTHENTICATED", ""))
     if allowed_hosts is None:
@@ -98,8 +97,8 @@ def create_app(
         HeadSigner(str(signing_key))
     settings = Settings(
         audit_db=str(audit_db_path or environment.get("AEGIS_AUDIT_DB") or "aegis_audit.db"),
-        api_key=keys[0] if api_key is None else api_key,
-        admin_key=keys[1] if admin_key is None else admin_key,
+        api_key=api_key,
+        admin_key=admin_key,
         keys_file=keys_file,
         allow_unauthenticated=allow_unauthenticated,
         allowed_hosts=frozenset(allowed_hosts),

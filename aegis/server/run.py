@@ -92,10 +92,6 @@ def serve(
             f"{shown(host)} can be reached by other machines and no key is set; set AEGIS_API_KEY,"
             " give --keys, or give --allow-unauthenticated"
         )
-    for name, key in (("AEGIS_API_KEY", settings.api_key), ("AEGIS_ADMIN_KEY", settings.admin_key)):
-        if key is not None and not (key.isascii() and key.isprintable()):
-            # granian keeps such a header to itself, so that nobody could ever call.
-            raise ConfigError(f"{name} must be of visible ASCII characters")
     keys = [] if settings.keys_file is None else read_keys(settings.keys_file)
     in_memory = settings.audit_db == ":memory:"
     if in_memory and workers > 1:

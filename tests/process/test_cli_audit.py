@@ -266,7 +266,7 @@ def test_import_takes_over_agent_aegis_once_and_redacts(folder: Path) -> None:
         (("export", "--to", "text"), "exists"),
         (("backup", "text"), "exists"),
         (("archive", "--before", "2999-01-01", "--to", "text"), "exists"),
-        (("archive", "--before", "soon", "--to", "o"), "is no time"),
+        (("archive", "--before", "soon", "--to", "o"), "must be a time"),
         (("list", "--risk-level", "severe"), "does not exist"),
         (("list", "--since", "yesterday"), "must be a time"),
         (("list", "--limit", "-1"), "must be a number"),

@@ -6,6 +6,8 @@ import pytest
 
 from aegis.config import Settings, host_of, is_loopback, keys_from
 from aegis.errors import ConfigError
+from aegis.policies import Policy
+from aegis.server import create_app
 
 
 def test_limits_are_those_that_are_promised() -> None:
@@ -49,6 +51,21 @@ def test_keys_are_those_of_the_environment(
 def test_blank_key_is_refused(name: str, value: str) -> None:
     with pytest.raises(ConfigError, match=f"{name} is set but empty"):
         keys_from({name: value})
+
+
+@pytest.mark.parametrize("name", ["AEGIS_API_KEY", "AEGIS_ADMIN_KEY"])
+@pytest.mark.parametrize("value", ["a b", "a\tb", "a\nb", "a\x7f", "ké", "\udcff", "\0"])
+def test_key_that_no_header_can_carry_is_refused_and_not_shown(name: str, value: str) -> None:
+    with pytest.raises(ConfigError, match=f"{name} must be visible ASCII") as refused:
+        keys_from({name: value})
+    assert value not in str(refused.value)
+
+
+@pytest.mark.parametrize("name", ["api_key", "admin_key"])
+@pytest.mark.parametrize("value", ["", " ", "a b", "a\nb", "ké"])
+def test_key_of_an_application_is_checked_as_that_of_the_environment(name: str, value: str) -> None:
+    with pytest.raises(ConfigError, match=name):
+        create_app(policy=Policy(), audit_db_path=":memory:", **{name: value})  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
