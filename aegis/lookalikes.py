@@ -16,6 +16,7 @@ __all__ = ["odd_expression", "odd_parameter", "odd_pattern", "odd_text"]
 _QUOTES = "\"'`\u201c\u201d\u201e\u2018\u2019\u00ab\u00bb"
 _ALTERNATIVES = re.compile(r"\{[^{}]*,[^{}]*\}")
 _LISTED_SET = re.compile(r"\[[^\[\]]*\w[,\s]+\w[^\[\]]*\]")
+_SET = re.compile(r"\[[^\]]+\]")
 _LIST = re.compile(r"[^\[][|,]|^[|,]")  # `[|]` says that the character is meant
 _REPETITION = re.compile(r"(?<!\\)\{,[0-9]+\}")
 _CONFUSED_SCRIPTS = ("CYRILLIC", "GREEK")
@@ -39,7 +40,7 @@ def odd_pattern(pattern: str) -> Iterator[str]:
         yield f"{shown(pattern)} begins or ends with a blank or a line's end, which is matched too"
     elif len(pattern) > 1 and pattern[0] in _QUOTES and pattern[-1] in _QUOTES:
         yield f"{shown(pattern)} holds its quotes, which are matched too"
-    yield from _unseen(pattern.strip())
+    yield from _unseen(_SET.sub("", pattern.strip()))  # a set of them says that they are meant
     yield from _mixed_scripts(pattern)
 
 

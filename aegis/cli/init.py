@@ -24,13 +24,30 @@ defaults:
 rules:
   # Blocks stand first, so that nothing below can allow what they forbid.
   # Patterns are shell globs over the whole text: `*`, `?`, `[abc]`, `[!abc]`.
+  # These three keep targets that are paths in their place.
+  - name: no_path_tricks
+    match: {target: "*..*"}
+    risk_level: high
+    approval: block
+
+  - name: no_absolute_paths
+    match: {target: "[/~\\\\]*"}
+    risk_level: high
+    approval: block
+
+  - name: no_control_characters
+    match: {target: "*[\\0-\\x1f\\x7f]*"}
+    risk_level: high
+    approval: block
+
   - name: no_deletes_in_production
     match: {type: "delete*", target: "prod-*"}
     risk_level: critical
     approval: block
 
+  # What allows names types in full: `read*` would allow `read_and_delete` too.
   - name: reads
-    match: {type: "read*"}
+    match: {type: "read"}
     risk_level: low
     approval: auto
 
@@ -45,13 +62,14 @@ rules:
     risk_level: medium
     approval: auto
 
-  # A condition on parameters holds only where the parameter is there and fits: a payment without
-  # an amount falls through to the defaults.
+  # A condition on parameters holds only if the parameter is there and fits: a payment without an
+  # amount falls through to the defaults. Bound numbers on both sides: -5 is less than 100, too.
   - name: small_payments
     match: {type: "pay"}
     conditions:
       param_lte: {amount: 100}
       param_eq: {currency: EUR}
+      param_gt: {amount: 0}
     risk_level: high
     approval: approve
 """

@@ -50,7 +50,7 @@ def invoke(*arguments: str) -> Result:
 
 def test_starter_policy_is_valid_without_warnings(starter: Path) -> None:
     done = invoke("validate", "policy.yaml")
-    assert (done.exit_code, done.output) == (0, "policy.yaml: valid, 4 rules\n")
+    assert (done.exit_code, done.output) == (0, "policy.yaml: valid, 7 rules\n")
 
 
 def test_starter_policy_blocks_what_it_does_not_name(starter: Path) -> None:
@@ -84,7 +84,8 @@ def test_init_into_a_missing_folder_is_refused() -> None:
 @pytest.mark.parametrize(
     ("arguments", "code", "line"),
     [
-        (("--type", "read_mail"), 0, "auto  LOW  by `reads`"),
+        (("--type", "read", "--target", "mail"), 0, "auto  LOW  by `reads`"),
+        (("--type", "read_mail"), 1, "block  MEDIUM  by `<default>`"),
         (
             ("--type", "delete", "--target", "prod-db"),
             1,
@@ -160,13 +161,14 @@ def test_explanation_names_file_line_conditions_and_what_came_near(starter: Path
     done = invoke(*PAY, "--params", '{"amount": 500}', "--explain")
     assert done.exit_code == 1
     shown = done.stdout.splitlines()
-    assert shown[:6] == [
+    assert shown[:7] == [
         "block  MEDIUM  by `<default>`",
         "  no rule matches, so the defaults of policy.yaml decide",
         "  nearest rules before it that do not match:",
         f"    policy.yaml:{rule}: `small_payments`: its patterns match, its conditions do not hold",
         "      param_lte.amount `100`: `500`, does not hold",
         "      param_eq.currency `EUR`: missing, does not hold",
+        "      param_gt.amount `0`: `500`, holds",
     ]
     assert "type `update` does not match `pay`" in done.stdout
 
@@ -175,15 +177,15 @@ def test_explanation_of_a_match_names_its_patterns(starter: Path) -> None:
     done = invoke("evaluate", "policy.yaml", "--type", "read", "--explain")
     place, patterns = done.stdout.splitlines()[1:3]
     assert re.fullmatch(r"  policy\.yaml:\d+: the first rule that matches", place)
-    assert patterns == "    type `read*`, target `*`, agent `*`"
+    assert patterns == "    type `read`, target `*`, agent `*`"
 
 
 def test_explanation_is_in_the_json(starter: Path) -> None:
     done = invoke(*PAY, "--explain", "--format", "json")
     explanation = json.loads(done.stdout)["explanation"]
-    assert (explanation["decider"], explanation["passed_over"]) == (None, 4)
+    assert (explanation["decider"], explanation["passed_over"]) == (None, 7)
     assert explanation["nearest"][0]["rule"] == "small_payments"
-    assert explanation["nearest"][1]["mismatch"]["of"] == "type"
+    assert explanation["nearest"][1]["mismatch"]["of"] == "target"
 
 
 @pytest.mark.parametrize(
