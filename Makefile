@@ -3,7 +3,7 @@
 #   make serve    build, and run the server; ARGS="--port 9000" passes options on
 #   make test     run all tests; ARGS="-m 'not slow'" or ARGS=tests/unit narrows them
 #   make nightly  the property tests at length: 100,000 pairs, 10,000 examples each; the API's
-#                 description; 500 changes of the policy while workers are killed, 1,000 of 10,000 rules
+#                 description; signals to stop, 25 times each; 500 changes of the policy while workers are killed, 1,000 of 10,000 rules
 #   make sanitize the engine's tests, with it built so that a stray read or write ends them; needs gcc
 #   make check    the static checks; `make --keep-going check` tells all that is wrong at once
 #   make format   put the code into the form that `make check` wants
@@ -40,6 +40,7 @@ test: $(VENV)/installed $(VENV)/test-tools
 nightly: $(VENV)/installed $(VENV)/test-tools
 	AEGIS_PAIRS=100000 HYPOTHESIS_PROFILE=nightly python -m pytest tests/property --timeout 0 $(ARGS)
 	AEGIS_API_EXAMPLES=1000 python -m pytest tests/process/test_openapi.py
+	AEGIS_SIGNAL_ROUNDS=25 python -m pytest tests/process/test_signals.py --timeout 0
 	AEGIS_PUTS=500 AEGIS_RELOADS=1000 python -m pytest tests/process/test_switching.py --timeout 0
 
 # In a folder of its own, so that what is built never lies where something else would load it. Python itself is not

@@ -56,6 +56,7 @@ class Settings:
         body_timeout_s: For a body to arrive.
         execute_timeout_s: For an executor to run one action.
         audit_timeout_s: For a record to be committed before the answer is withheld.
+        drain_delay_s: For serving on, but not being ready, when the server is told to stop.
         drain_timeout_s: For running executions when the server stops.
         queued_records: Records that may wait for their commit.
         policy_file: Where the policy can be read again; None: there is no file.
@@ -78,6 +79,7 @@ class Settings:
     body_timeout_s: float = 10.0
     execute_timeout_s: float = 30.0
     audit_timeout_s: float = 5.0
+    drain_delay_s: float = 0.0
     drain_timeout_s: float = 10.0
     queued_records: int = 100_000
     policy_file: str | None = None

@@ -119,12 +119,13 @@ class PolicyFile:
             last = now
             if missing == MISSING_LOOKS:
                 loaded = None
-                self._try()
+                self.reload_and_log()
             elif is_new:
                 loaded = now
-                self._try()
+                self.reload_and_log()
 
-    def _try(self) -> None:
+    def reload_and_log(self) -> None:
+        """Put the file into force where nobody waits for an answer: the log has what becomes of it."""
         try:
             before = self._versions.newest[0]
             snapshot = self.reload().snapshot
@@ -139,7 +140,7 @@ class PolicyFile:
             pass  # it is said already
         except AegisError as error:
             _log.error("the policy in force stays: %s", error)
-        except Exception:  # noqa: BLE001 - the edge: the thread must go on
+        except Exception:  # noqa: BLE001 - the edge: whoever calls must go on
             _log.exception("the policy file could not be loaded by a defect")
 
 

@@ -14,6 +14,7 @@ from aegis.cli.terminal import print_problems
 from aegis.config import AuditDecisions, Durability, Settings, keys_from
 from aegis.errors import PolicyError
 from aegis.server import policy_text_of
+from aegis.server.signals import hold_hangups
 
 __all__ = ["serve"]
 
@@ -40,6 +41,7 @@ class _Workers(click.IntRange):
 
 
 _POSITIVE = Number(min=0, min_open=True, max=86_400)
+_NOT_NEGATIVE = Number(min=0, max=86_400)
 
 
 @click.command()
@@ -97,6 +99,12 @@ _POSITIVE = Number(min=0, min_open=True, max=86_400)
     help="Seconds for a record to be committed before its answer is withheld.",
 )
 @_option(
+    "--drain-delay",
+    type=_NOT_NEGATIVE,
+    default=_DEFAULTS.drain_delay_s,
+    help="Seconds to go on serving after a signal to stop, while /health/ready says 503 already.",
+)
+@_option(
     "--audit-durability",
     type=click.Choice([kind.value for kind in Durability]),
     default=_DEFAULTS.audit_durability.value,
@@ -133,6 +141,7 @@ def serve(
     body_timeout: float,
     execute_timeout: float,
     audit_timeout: float,
+    drain_delay: float,
     audit_durability: str,
     audit_decisions: str,
     audit_signing_key: str | None,
@@ -141,6 +150,7 @@ def serve(
 
     AEGIS_API_KEY and AEGIS_ADMIN_KEY set who may call; without them only this machine may.
     """
+    hold_hangups()
     from aegis.server.run import serve as run
 
     api_key, admin_key, _ = keys_from()
@@ -157,6 +167,7 @@ def serve(
         body_timeout_s=body_timeout,
         execute_timeout_s=execute_timeout,
         audit_timeout_s=audit_timeout,
+        drain_delay_s=drain_delay,
         policy_file=policy,
         watch=watch,
         audit_durability=Durability(audit_durability),

@@ -30,6 +30,7 @@ from aegis.server.admin import Admin, Change
 from aegis.server.api import Api
 from aegis.server.app import App
 from aegis.server.kernel import Lifecycle, Route
+from aegis.server.state import ServerState
 from aegis.sharing import InForce, PolicyVersions
 from aegis.store import Store
 from aegis.versions import PolicyHistory
@@ -153,6 +154,7 @@ def build_app(
     file: PolicyText | None,
     executor: Executor | None = None,
     session_id: str | None = None,
+    server: ServerState | None = None,
 ) -> App:
     """Build the server from settings; `create_app` is the door for everybody else.
 
@@ -161,15 +163,19 @@ def build_app(
         file: The policy file; None: the version in force in the database.
         executor: Does the actions.
         session_id: Of actions that name none; the same for all workers of a server.
+        server: Of the `aegis serve` whose worker this is.
     """
-    service = _Service(settings, file, executor or NoOpExecutor(), session_id or uuid.uuid4().hex)
+    keys = KeyRing(environment_keys(settings.api_key, settings.admin_key), settings.keys_file)
+    service = _Service(
+        settings, file, executor or NoOpExecutor(), session_id or uuid.uuid4().hex, server
+    )
     api = Api(
         settings,
         service.decisions.snapshot,
         service.enforcer,
         service.audit,
         service.reader,
-        service.file_failures,
+        service.notices,
     )
     admin = Admin(
         deepest=settings.deepest_nesting,
@@ -208,8 +214,7 @@ def build_app(
             admin.version("{version}"), Permission.READ, of_item=admin.version
         ),
     }
-    keys = KeyRing(environment_keys(settings.api_key, settings.admin_key), settings.keys_file)
-    lifecycle = Lifecycle(service.open, service.stop, service.close)
+    lifecycle = Lifecycle(service.open, service.stop, service.close, service.reload_files)
     return App(routes, Gate(settings, keys), lifecycle, body_timeout_s=settings.body_timeout_s)
 
 
@@ -229,12 +234,18 @@ class _Service:
     """Policy, audit and executor of one process: closed, or open as a whole."""
 
     def __init__(
-        self, settings: Settings, file: PolicyText | None, executor: Executor, session_id: str
+        self,
+        settings: Settings,
+        file: PolicyText | None,
+        executor: Executor,
+        session_id: str,
+        server: ServerState | None,
     ) -> None:
         self._settings = settings
         self._file = file
         self._executor = executor
         self._session_id = session_id
+        self._server = server
         self._parts: _Open | None = None
         self._draining: asyncio.Task[None] | None = None
         self._signer = None
@@ -322,9 +333,34 @@ class _Service:
             raise NotFound("this server was started without a policy file; put a policy instead")
         return policy_file.reload()
 
-    def file_failures(self) -> tuple[int, str | None]:
-        """How often the policy file could not be loaded, and why it cannot be now."""
-        return self._open.versions.file_failures()
+    def reload_files(self) -> None:
+        """Load the policy file again, and say what becomes of it; called in a thread."""
+        parts = self._parts
+        if parts is not None and parts.policy_file is not None:
+            parts.policy_file.reload_and_log()
+
+    def notices(self) -> dict[str, object]:
+        """What somebody should know although the server is ready, as members of a JSON object.
+
+        Anyone may read them: they name no key and no rule, and nothing that an executor says.
+
+        Raises:
+            NotReady: The server was told to stop.
+        """
+        server = self._server
+        if server is not None and server.is_stopping:
+            raise NotReady("the server is stopping")
+        notices: dict[str, object] = {}
+        failures, why = self._open.versions.file_failures()
+        if failures:
+            notices["policy_file"] = {"failures": failures, "error": why}
+        if server is not None and (missing := server.missing()):
+            notices["workers"] = {
+                "running": server.workers - missing,
+                "expected": server.workers,
+                "error": "a worker cannot start and is tried again; the log says why",
+            }
+        return notices
 
     def history(self) -> PolicyHistory:
         return self._open.versions.history

@@ -38,7 +38,8 @@ class Api:
         enforcer: Executes.
         audit: Writes the records.
         reader: Reads them.
-        file_failures: How often the policy file could not be loaded, and why it cannot be now.
+        notices: What somebody should know although the server is ready; raises NotReady where it was
+            told to stop.
     """
 
     def __init__(
@@ -48,14 +49,14 @@ class Api:
         enforcer: Callable[[], Enforcer],
         audit: Callable[[], AuditLog],
         reader: Callable[[], AuditReader],
-        file_failures: Callable[[], tuple[int, str | None]],
+        notices: Callable[[], dict[str, object]],
     ) -> None:
         self._deepest = settings.deepest_nesting
         self._largest_batch = settings.largest_batch
         self._snapshot = snapshot
         self._enforcer = enforcer
         self._audit = audit
-        self._file_failures = file_failures
+        self._notices = notices
         self._reader = reader
         self._notes_allowed = settings.audit_decisions is AuditDecisions.ALL
 
@@ -69,18 +70,15 @@ class Api:
 
     async def ready(self, _body: bytes, _headers: Headers, _query: str, _caller: Caller) -> Answer:
         """`GET /health/ready`: decisions can be made and recorded."""
+        notices = self._notices()
         self._enforcer()
         try:
             await self._audit().probe()
         except StoreError as error:
             raise NotReady(str(error)) from error
         self._snapshot()
-        failures, why = self._file_failures()
-        if not failures:
-            return 200, (), b'{"status":"ok"}'
         # The policy in force is a good one, so the server is ready; but somebody should know.
-        about = {"failures": failures, "error": why}
-        return 200, (), codec.dumps({"status": "ok", "policy_file": about})
+        return 200, (), codec.dumps({"status": "ok", **notices})
 
     def evaluate(self, body: bytes, _headers: Headers, _query: str, caller: Caller) -> Answer:
         """`POST /api/v1/evaluate`: decide, without executing."""

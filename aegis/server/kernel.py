@@ -116,6 +116,7 @@ class Lifecycle:
     opening: Callable[[], Awaitable[None]]
     stopping: Callable[[], None]
     closing: Callable[[], Awaitable[None]]
+    reloading: Callable[[], None] = lambda: None
     is_open: bool = False
     is_closing: bool = False
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -246,6 +247,10 @@ class Kernel:
     def stop(self) -> None:
         """Begin to stop, before the server does: no new executions, a deadline for those that run."""
         self._lifecycle.stopping()
+
+    def reload(self) -> None:
+        """Load files again that are read by a running server; called in a thread."""
+        self._lifecycle.reloading()
 
     def _admitted(
         self, method: str, path: str, headers: Headers, client: str | None, root: str = ""

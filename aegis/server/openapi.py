@@ -403,8 +403,16 @@ def _schemas(settings: Settings) -> Schema:
                     },
                     description="Where it could not be loaded; the policy in force stays.",
                 ),
+                "workers": _object(
+                    {
+                        "running": {"type": "integer", "minimum": 0},
+                        "expected": {"type": "integer", "minimum": 1},
+                        "error": _TEXT,
+                    },
+                    description="Where not all of them run; those that do answer.",
+                ),
             },
-            optional=("version", "policy_file"),
+            optional=("version", "policy_file", "workers"),
         ),
         **{
             f"Error{status}": _object(

@@ -1,29 +1,20 @@
 """Runs the server: checks everything in the parent, then hands over to granian. The only granian.
 
-granian cannot end with an exit code of ours, nor say why a worker did not start, so all that can
-be known beforehand is checked before its workers are forked, and a worker that still fails leaves
-its reason in memory that it shares with the parent.
+All that can be known beforehand is checked before workers are forked; one that still cannot start
+leaves its reason in memory that it shares with the parent, which says it and tries again.
 """
 
 from __future__ import annotations
 
-import asyncio
-import ctypes
-import gc
-import importlib
-import mmap
+import logging
 import multiprocessing
 import os
-import select
 import signal
-import sys
-import threading
 import time
 import uuid
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
-from pathlib import Path
+from functools import partial
 from typing import Any, NoReturn
 
 from granian import Granian
@@ -35,27 +26,32 @@ from aegis import __version__
 from aegis.compiled import PolicyText
 from aegis.config import Settings, is_loopback
 from aegis.decisions import Snapshot
-from aegis.errors import AegisError, ConfigError, Problem, shown
-from aegis.execution import Executor
+from aegis.errors import ConfigError, Problem, shown
 from aegis.keys import read_keys
-from aegis.server import build_app
-from aegis.server.app import App
 from aegis.server.host import Address, free_address, notify, own_database
+from aegis.server.signals import Wakeup, blocked_signals, hold_hangups, release_hangups
+from aegis.server.state import ServerState
+from aegis.server.worker import Inherited, loader
 from aegis.sharing import PolicyVersions
 from aegis.store import Store
 
-__all__ = ["load_executor", "serve"]
+__all__ = ["serve"]
 
-KILL_TIMEOUT_S = 20
-"""After which granian kills a worker that does not stop: more than a body and a drain may take."""
+_log = logging.getLogger("aegis.server")
+
+MIN_GRACE_S = 20.0
+"""A worker that does not stop is killed after this long, or later where bodies may take longer."""
 IDLE_TIMEOUT_MS = 5_000
 """Of a connection without a whole request head: also how long such a one can delay the end."""
 LARGEST_HEADERS_BYTES = 64 * 1024
 MOST_WARNINGS = 10
 """Of the policy, that are said at the start; `aegis validate` says all of them."""
-_PR_SET_PDEATHSIG = 1
+SAME_REQUEST_S, REPEATED_S = 0.5, 0.005
+"""Signals to stop that come together ask for one thing: a terminal and a supervisor may both send one,
+and timeout(1) sends one to the process and to its group."""
 _LOOK_S = 0.02
-_PAUSE_S, _LONGEST_PAUSE_S = 0.1, 5.0
+_KILLED_S = 5.0
+_PAUSE_S, _MAX_PAUSE_S = 0.1, 30.0
 """Before a worker that could not start is started again; it doubles each time."""
 
 
@@ -69,7 +65,7 @@ def serve(
     workers: int = 1,
     executor: str | None = None,
     reset_policy: bool = False,
-    announce: Callable[[str], None] = print,
+    announce: Callable[[str], object] = print,
 ) -> None:
     """Serve until a signal ends it.
 
@@ -82,7 +78,7 @@ def serve(
         workers: Processes.
         executor: `module:Class` of an executor.
         reset_policy: Go back to the file even where a newer policy was put.
-        announce: Says the text that tells an operator what runs.
+        announce: Says what runs, and when and why it stops.
 
     Raises:
         AegisError: It cannot start, and why.
@@ -108,7 +104,8 @@ def serve(
             address,
             workers,
             executor,
-            lambda: announce(text),
+            text,
+            announce,
         )
 
 
@@ -118,15 +115,37 @@ def _run(
     address: Address,
     workers: int,
     executor: str | None,
-    ready: Callable[[], None],
+    announcement: str,
+    say: Callable[[str], object],
 ) -> None:
     """Start the workers and look after them until a signal ends all."""
-    failure = mmap.mmap(-1, _SHARED_BYTES)
-    # The loader is a closure and the failure's memory is inherited: both need a fork.
+    # Workers inherit the loader, which is a closure, and memory: both need a fork.
     multiprocessing.set_start_method("fork", force=True)
+    state, wakeup = ServerState(workers), Wakeup()
     stopping, stop = os.pipe()
     nothing = os.open(os.devnull, os.O_RDONLY)
+    inherited = Inherited(
+        settings,
+        file,
+        executor,
+        uuid.uuid4().hex,
+        state,
+        wakeup,
+        os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC),
+        os.getpid(),
+        stopping,
+        stop,
+    )
     server = _Server(
+        state,
+        wakeup,
+        announcement=announcement,
+        say=say,
+        # Not closed: a worker that is forked only now closes the same number.
+        begin_drain=lambda: os.dup2(nothing, stop),
+        ask_reload=lambda: os.eventfd_write(inherited.reloads, 1),
+        drain_delay_s=settings.drain_delay_s,
+        grace_s=grace_s(settings),
         target="aegis",
         address=address.ip,
         port=address.port,
@@ -140,53 +159,22 @@ def _run(
         ),
         log_level=LogLevels.error,
         log_access=False,
-        respawn_failed_workers=True,
-        workers_kill_timeout=KILL_TIMEOUT_S,
     )
-    # Not closed: a worker that is forked only now closes the same number.
-    server.when_stopping = lambda: os.dup2(nothing, stop)
-    server.is_ready = lambda: bool(failure[_ANNOUNCED])
-    server.was_ready = lambda pid: _was_ready(failure, pid)
-    inherited = _Inherited(
-        settings,
-        file,
-        executor,
-        uuid.uuid4().hex,
-        failure,
-        os.getpid(),
-        stopping,
-        stop,
-    )
-    loader = _loader(inherited, ready)
-    try:
-        server.serve(target_loader=loader, wrap_loader=False)
-    except SystemExit:
-        _raise_failure(failure)
-        raise
-    _raise_failure(failure)
+    hold_hangups()
+    wakeup.listen()
+    server.serve(target_loader=loader(inherited), wrap_loader=False)
+    if server.failure is not None:
+        raise ConfigError(server.failure)
 
 
-def load_executor(spec: str) -> Executor:
-    """The executor that `module:Class` names, made; modules are also looked for here.
+def grace_s(settings: Settings) -> float:
+    """How long workers have to stop: all that may still run comes to its end within it.
 
-    Raises:
-        ConfigError: There is none, or it cannot be made.
+    A body may take its time and an eighth more, and what it asks for is not executed any more; what is
+    executed is interrupted after its own time. Both leave records, which are stored last.
     """
-    module_name, colon, name = spec.partition(":")
-    if not (module_name and colon and name):
-        raise ConfigError(f"executor {shown(spec)} must be written as `module:Class`")
-    if (here := str(Path.cwd())) not in sys.path:
-        sys.path.insert(0, here)
-    try:
-        found: Any = importlib.import_module(module_name)
-        for part in name.split("."):
-            found = getattr(found, part)
-        executor = found() if callable(found) else found
-    except (Exception, SystemExit) as error:
-        raise ConfigError(f"cannot load executor {shown(spec)}: {error}") from error
-    if not callable(getattr(executor, "execute", None)):
-        raise ConfigError(f"executor {shown(spec)} has no method `execute`")
-    return executor  # type: ignore[no-any-return]
+    running_s = max(settings.body_timeout_s * 9 / 8, settings.drain_timeout_s)
+    return max(MIN_GRACE_S, running_s + settings.audit_timeout_s + 5.0)
 
 
 def _prepare(settings: Settings, file: PolicyText, *, reset: bool) -> Snapshot:
@@ -250,76 +238,243 @@ def _warnings(source: str, warnings: Sequence[Problem]) -> list[str]:
 
 
 class _Server(Granian):  # type: ignore[misc,valid-type]  # granian chooses its class by platform
-    """granian's server, which also says that it was told to stop, and keeps its workers alive.
+    """granian's server with a life cycle of ours.
+
+    granian's own loop ends the server when a worker dies twice within 5.5 s, which one bad request can
+    bring about, forgets one that dies while it starts another, and waits for locks, which a signal that
+    another thread is handed does not interrupt.
+
+    Invariant: a worker that was ever ready is started again, whatever ended it; only before any was
+    ready does one that fails end the server.
+
+    Args:
+        state: Shared with the workers.
+        wakeup: What the main thread waits on.
+        announcement: What to say when the first worker is ready.
+        say: Says it.
+        begin_drain: Tells the workers that they are about to be stopped.
+        ask_reload: Lets one of the workers load the files again.
+        drain_delay_s: How long to go on serving after a signal to stop.
+        grace_s: For workers to stop before they are killed.
+        options: granian's.
 
     Attributes:
-        when_stopping: Called at the first signal.
-        is_ready: Says whether a worker was ever ready.
-        was_ready: Says whether the worker of this process ever was.
+        failure: Why it could not start.
     """
 
-    when_stopping: Callable[[], object] | None = None
-    is_ready: Callable[[], bool] = staticmethod(lambda: True)
-    was_ready: Callable[[int], bool] = staticmethod(lambda _: True)
+    def __init__(
+        self,
+        state: ServerState,
+        wakeup: Wakeup,
+        *,
+        announcement: str,
+        say: Callable[[str], object],
+        begin_drain: Callable[[], object],
+        ask_reload: Callable[[], object],
+        drain_delay_s: float,
+        grace_s: float,
+        **options: Any,
+    ) -> None:
+        super().__init__(**options)
+        self._state = state
+        self._wakeup = self.main_loop_interrupt = wakeup
+        self._announcement = announcement
+        self._say = say
+        self._begin_drain = begin_drain
+        self._ask_reload = ask_reload
+        self._drain_delay_s = drain_delay_s
+        self._grace_s = grace_s
+        self._ended: list[Any] = []
+        self._starts = _Starts()
+        self._failing: set[int] = set()
+        self._stop_number: int | None = None
+        self._stop_asked_at = 0.0
+        self._serve_until: float | None = None
+        self._is_reload_asked = False
+        self._is_clean = True
+        self.failure: str | None = None
 
-    def signal_handler_interrupt(self, number: int, *args: Any, **kwargs: Any) -> None:
-        if self.when_stopping is None:
-            self._end(number)
-        said, self.when_stopping = self.when_stopping, None
-        said()
-        # Signals interrupt the main thread, which may just be about to wait for this event and hold
-        # its lock: to set the event right here would wait for that lock for ever.
-        stop = super().signal_handler_interrupt
-        threading.Thread(target=stop, args=(number, *args), kwargs=kwargs, daemon=True).start()
+    # --- signals, in the main thread between any two of its steps ---------------------------------
+
+    def signal_handler_interrupt(self, number: int, *_: Any, **__: Any) -> None:
+        now = time.monotonic()
+        if self._stop_number is None:
+            self._stop_number, self._stop_asked_at = number, now
+        else:
+            same_s = REPEATED_S if number == self._stop_number else SAME_REQUEST_S
+            if now - self._stop_asked_at > same_s:
+                self._end(number)
+
+    def signal_handler_reload(self, *_: Any, **__: Any) -> None:
+        self._is_reload_asked = True
 
     def _end(self, number: int) -> NoReturn:
-        """End at once: it is the second signal."""
+        """End at once: it is the second request to stop."""
         for worker in self.wrks:
             with suppress(OSError):
                 os.kill(worker.inner.pid, signal.SIGKILL)
         os._exit(128 + number)
 
+    # --- the loop --------------------------------------------------------------------------------
+
     def _serve_loop(self, spawn_target: Any, target_loader: Any) -> None:
-        # granian's own loop ends the server when a worker dies twice within 5.5 s, which one bad
-        # request of a client's can bring about, and forgets one that dies while it starts another.
-        while not self.is_ready() and not self.main_loop_interrupt.wait(_LOOK_S):
-            pass
-        if self.is_ready():
-            notify("READY=1")
-        starts = _Starts()
-        while not self.interrupt_signal:
-            self.main_loop_interrupt.wait(starts.seconds_to_next())
-            if self.interrupt_signal:
-                break
-            self.main_loop_interrupt.clear()
-            if not self.is_ready():  # none can start, and its traceback has said why
-                return
-            while self.interrupt_children:
-                index = self.interrupt_children.pop()
-                starts.plan(index, is_failure=not self.was_ready(self.wrks[index].inner.pid))
-            for index in starts.due():
-                self._respawn_workers([index], spawn_target, target_loader)
-        notify("STOPPING=1")
-        self.interrupt_children.clear()  # who dies now is not missed
+        while not self._is_over():
+            self._wakeup.wait(self._seconds_to_wait())
+            if self._state.announce():
+                self._tell(self._announcement)
+                notify("READY=1")
+                release_hangups()
+            self._look_after_started()
+            self._look_after_ended()
+            for index in self._starts.due():
+                self._start_worker(index, spawn_target, target_loader)
+            self._reload_if_asked()
+        self._begin_drain()
+
+    def _is_over(self) -> bool:
+        """Whether to stop the workers now."""
+        if self.failure is not None:
+            return True
+        if self._stop_number is None:
+            return False
+        if self._serve_until is None:
+            delay_s = self._drain_delay_s if self._state.is_announced else 0.0
+            self._serve_until = time.monotonic() + delay_s
+            self._state.begin_stop()
+            notify("STOPPING=1")
+            first = f"new requests are taken for {delay_s:g} s more; then " if delay_s else ""
+            self._tell(
+                f"stopping on {signal.Signals(self._stop_number).name}: {first}requests that run"
+                f" have {self._grace_s:g} s"
+            )
+        return time.monotonic() >= self._serve_until
+
+    def _seconds_to_wait(self) -> float | None:
+        """How long there is nothing to do unless something happens; None: for good."""
+        moments = [self._starts.next_at(), self._serve_until]
+        known = [moment for moment in moments if moment is not None]
+        return min(known) - time.monotonic() if known else None
+
+    def _reload_if_asked(self) -> None:
+        if not self._state.is_announced or self._stop_number is not None:
+            return
+        if self._is_reload_asked:
+            self._is_reload_asked = False
+            self._state.ask_reload()
+            self._ask_reload()
+
+    def _tell(self, text: str) -> None:
+        with suppress(OSError, ValueError):  # a full disk or a closed pipe behind it ends nothing
+            self._say(text)
+
+    # --- workers ---------------------------------------------------------------------------------
+
+    def _spawn_workers(self, spawn_target: Any, target_loader: Any) -> None:
+        for index in range(self.workers):
+            if self.failure is None:
+                self._start_worker(index, spawn_target, target_loader)
+
+    def _start_worker(self, index: int, spawn_target: Any, target_loader: Any) -> None:
+        load = partial(target_loader, self._state.begin_start(index))
+        worker = self._spawn_worker(index, spawn_target, load)
+        worker._watcher = partial(self._watch_worker, worker)  # noqa: SLF001 - there is no other door
+        try:
+            # What it inherits must not take a signal before it has said what is to become of it, and
+            # the thread that waits for its end must not take ours.
+            with blocked_signals():
+                worker.start()
+        except OSError as error:
+            self._plan_start(index, f"the system starts no process: {error.strerror}")
+            return
+        self.wrks[index : index + 1] = [worker]
+
+    def _watch_worker(self, worker: Any) -> None:
+        """In a thread of its own."""
+        worker.inner.join()
+        self._ended.append(worker)
+        self._wakeup.set()
+
+    def _look_after_started(self) -> None:
+        for index in [index for index in self._failing if self._state.is_ready(index)]:
+            self._failing.discard(index)
+            _log.warning("worker %d is ready again", index + 1)
+
+    def _look_after_ended(self) -> None:
+        while self._ended:
+            worker = self._ended.pop(0)
+            how = _describe_end(worker.inner.exitcode)
+            if self._state.is_ready(worker.idx):
+                _log.error("worker %d %s; it is started again", worker.idx + 1, how)
+            if self._state.is_reload_open:
+                self._is_reload_asked = True  # it may have been about to
+            self._plan_start(worker.idx, self._state.reason(worker.idx) or f"it {how}")
+
+    def _plan_start(self, index: int, why: str) -> None:
+        failures = self._state.end_start(index)
+        if not self._state.is_announced:
+            self.failure = self.failure or f"a worker cannot start: {why}"
+            return
+        pause_s = self._starts.plan(index, failures)
+        if failures:
+            self._failing.add(index)
+            _log.error(
+                "worker %d cannot start: %s; it is tried again in %g s", index + 1, why, pause_s
+            )
+
+    def _stop_workers(self) -> None:
+        for worker in self.wrks:
+            worker.terminate()
+        deadline = time.monotonic() + self._grace_s
+        while (alive := self._alive()) and time.monotonic() < deadline:
+            self._wakeup.wait(_LOOK_S)
+        for worker in alive:
+            self._is_clean = False
+            _log.error(
+                "worker %d does not stop within %g s and is killed", worker.idx + 1, self._grace_s
+            )
+            worker.kill()
+        for worker in alive:
+            worker.join(_KILLED_S)
+        self.wrks.clear()
+
+    def _alive(self) -> list[Any]:
+        return [worker for worker in self.wrks if worker.is_alive()]
+
+    def shutdown(self, exit_code: int = 0) -> None:
+        super().shutdown(exit_code)
+        if self.failure is None:
+            self._tell("stopped" if self._is_clean else "stopped; not all that ran came to its end")
+
+
+def _describe_end(exit_code: int | None) -> str:
+    """How a process ended."""
+    if exit_code is None or exit_code >= 0:
+        return f"ended with exit code {exit_code}"
+    try:
+        return f"was ended by {signal.Signals(-exit_code).name}"
+    except ValueError:
+        return f"was ended by signal {-exit_code}"
 
 
 class _Starts:
-    """When workers that died are started again: at once, but later and later one that cannot start."""
+    """When workers that ended are started again: at once, but later and later one that cannot start."""
 
     def __init__(self) -> None:
         self._planned: dict[int, float] = {}
-        self._failures: dict[int, int] = {}  # of each since it was last ready
 
-    def plan(self, index: int, *, is_failure: bool) -> None:
-        """Plan the next start of a worker that has died.
+    def plan(self, index: int, failures: int) -> float:
+        """Plan the next start of a worker that has ended.
 
         Args:
             index: Which one.
-            is_failure: Whether it was never ready.
+            failures: How often in a row it could not start.
+
+        Returns:
+            After how many seconds it will be.
         """
-        count = self._failures[index] = self._failures.get(index, 0) + 1 if is_failure else 0
-        pause = min(_PAUSE_S * 2 ** (count - 1), _LONGEST_PAUSE_S) if count else 0.0
-        self._planned[index] = time.monotonic() + pause
+        pause_s = min(_PAUSE_S * 2 ** min(failures - 1, 20), _MAX_PAUSE_S) if failures else 0.0
+        self._planned[index] = time.monotonic() + pause_s
+        return pause_s
 
     def due(self) -> list[int]:
         """The workers to start now."""
@@ -329,138 +484,6 @@ class _Starts:
             del self._planned[index]
         return due
 
-    def seconds_to_next(self) -> float | None:
-        """How long there is nothing to start; None: for ever."""
-        if not self._planned:
-            return None
-        return max(0.0, min(self._planned.values()) - time.monotonic())
-
-
-@dataclass(frozen=True, slots=True)
-class _Inherited:
-    """What workers have from their parent.
-
-    Attributes:
-        file: The policy file, where no database holds the policy in force.
-        failure: Memory for the reason why a worker cannot start.
-        parent: The parent's process.
-        stopping: A pipe that ends when the parent stops, or is gone.
-        stop: Its other end, which only the parent may hold.
-    """
-
-    settings: Settings
-    file: PolicyText | None
-    executor: str | None
-    session_id: str
-    failure: mmap.mmap
-    parent: int
-    stopping: int
-    stop: int
-
-
-def _loader(inherited: _Inherited, ready: Callable[[], None]) -> Callable[[], App]:
-    """What granian calls in each worker; a worker that cannot start ends the whole server."""
-
-    def load() -> App:
-        # The parent's handlers came with the fork and would swallow what is to end this worker.
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        os.close(inherited.stop)
-        _die_with(inherited.parent)
-        _take_turns()
-        if select.select([inherited.stopping], [], [], 0)[0]:  # the parent stops already
-            os._exit(0)
-        loop = asyncio.get_event_loop()
-        try:
-            executor = None if inherited.executor is None else load_executor(inherited.executor)
-            app = build_app(
-                inherited.settings,
-                file=inherited.file,
-                executor=executor,
-                session_id=inherited.session_id,
-            )
-            loop.run_until_complete(app.open())
-        except AegisError as error:
-            _fail(str(error), inherited)
-        # What is there now stays: the collector need not look at it again. And records that wait
-        # for their commit are many and free of cycles: by default they would set it off all the time.
-        gc.collect()
-        gc.freeze()
-        gc.set_threshold(50_000, 20, 50)
-
-        def stop() -> None:
-            loop.remove_reader(inherited.stopping)
-            app.stop()
-
-        # granian waits for the requests that run and kills the worker when they take too long;
-        # they have to learn of the end before it does that.
-        loop.add_reader(inherited.stopping, stop)
-        # When the loop runs for good, granian listens.
-        loop.call_later(0.02, _once, inherited, ready)
-        return app
-
-    return load
-
-
-# What workers and parent share: a text, a byte, and numbers of processes, each where it belongs.
-_ANNOUNCED = 4095  # has any worker said that it is ready?
-_READY_AT, _READY_PLACES = 4096, 512  # which have
-_SHARED_BYTES = _READY_AT + 4 * _READY_PLACES
-
-
-def _once(inherited: _Inherited, ready: Callable[[], None]) -> None:
-    if os.getppid() != inherited.parent:
-        os._exit(0)  # it died before granian listened, which has forgotten the signal
-    shared = inherited.failure
-    place, pid = _place(os.getpid())
-    shared[place] = pid
-    if not shared[_ANNOUNCED]:
-        shared[_ANNOUNCED] = 1
-        ready()
-        sys.stdout.flush()
-
-
-def _was_ready(shared: mmap.mmap, pid: int) -> bool:
-    place, written = _place(pid)
-    return shared[place] == written
-
-
-def _place(pid: int) -> tuple[slice, bytes]:
-    """Where the number of a process stands once it is ready, and how it is written."""
-    start = _READY_AT + 4 * (pid % _READY_PLACES)
-    return slice(start, start + 4), pid.to_bytes(4, sys.byteorder)
-
-
-def _die_with(parent: int) -> None:
-    """Workers must not outlive their parent: they would keep the port, and nobody would know."""
-    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-    if os.getppid() != parent:
-        os._exit(0)
-
-
-def _take_turns() -> None:
-    """Let the threads of this process run until they wait, instead of one stopping the other.
-
-    Two threads, the server's and Python's, hand each request to and fro. By default whoever is woken
-    stops whoever woke it: four switches a request, which cost as much as the request itself.
-    """
-    # SOURCE: sched(7): SCHED_BATCH shares the processor as always, but does not preempt on waking.
-    with suppress(OSError):  # not every sandbox lets a process say so
-        os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
-
-
-def _fail(message: str, inherited: _Inherited) -> NoReturn:
-    """End the server from a worker: leave the reason, wake the parent, wait for it to stop us."""
-    text = " ".join(message.split()).encode()[: _ANNOUNCED - 1]
-    inherited.failure[: len(text)] = text
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    os.kill(inherited.parent, signal.SIGTERM)
-    signal.alarm(KILL_TIMEOUT_S)
-    while True:
-        signal.pause()
-
-
-def _raise_failure(failure: mmap.mmap) -> None:
-    text = failure[:_ANNOUNCED].rstrip(b"\0").decode(errors="replace")
-    if text:
-        raise ConfigError(text)
+    def next_at(self) -> float | None:
+        """When the next one is due; None: none is planned."""
+        return min(self._planned.values(), default=None)

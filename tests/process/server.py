@@ -321,6 +321,14 @@ class _Served(Program):
         with self.connect() as connection:
             return connection.ask(method, path, value, headers)
 
+    def wait_for_workers(self, count: int) -> None:
+        """Wait until so many workers serve; the first one that does makes it answer."""
+
+        def all_answer() -> bool:
+            return len({self.ask("GET", "/health").worker for _ in range(8 * count)}) == count
+
+        until(all_answer, f"{count} workers serve")
+
     def rule_for(self, action_type: str) -> str:
         """The name of the rule that decides about an action."""
         answer = self.ask("POST", "/api/v1/evaluate", {"action_type": action_type})
