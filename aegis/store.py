@@ -16,7 +16,7 @@ import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from functools import lru_cache
-from itertools import chain
+from itertools import chain, repeat
 from pathlib import Path
 from typing import Any
 
@@ -453,6 +453,10 @@ def _insertion(into: str, conflict: str, width: int, rows: int) -> str:
     return f"INSERT OR {conflict} INTO {into} VALUES {', '.join([row] * rows)}"
 
 
+class UndecodableText(bytes):
+    """What another program wrote as text, and is not Unicode."""
+
+
 def foreign_rows(path: str, table: str, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
     """The rows of another program's table, in the order in which they were added.
 
@@ -460,6 +464,10 @@ def foreign_rows(path: str, table: str, columns: Sequence[str]) -> Iterator[dict
         path: Its database.
         table: The table.
         columns: What is wanted of it; those that it has not are None.
+
+    Yields:
+        Each row by its columns: text, `UndecodableText`, bytes, integers, floats or None, whatever the
+        columns were declared as.
 
     Raises:
         StoreError: It cannot be read, or has no such table.
@@ -475,12 +483,28 @@ def foreign_rows(path: str, table: str, columns: Sequence[str]) -> Iterator[dict
         }
         if not known:
             raise StoreError(f"{shown(path)} has no table {shown(table)}")
-        wanted = ", ".join(name if name in known else "NULL" for name in columns)
+        encoding = _pragma(connection, "encoding")
+        wanted = ", ".join(
+            f"typeof({name}), iif(typeof({name}) = 'text', CAST({name} AS BLOB), {name})"
+            if name in known
+            else "'null', NULL"
+            for name in columns
+        )
         for row in connection.execute(f"SELECT {wanted} FROM {table} ORDER BY rowid"):
-            yield dict(zip(columns, row, strict=True))
+            values = map(_foreign_value, row[::2], row[1::2], repeat(encoding))
+            yield dict(zip(columns, values, strict=True))
         connection.close()
     except apsw.Error as error:
         raise StoreError(f"cannot read {shown(path)}: {error}") from error
+
+
+def _foreign_value(kind: str, value: Value | float, encoding: str) -> Value | float:
+    if kind != "text" or not isinstance(value, bytes):
+        return value
+    try:
+        return value.decode(encoding)
+    except UnicodeDecodeError:
+        return UndecodableText(value)
 
 
 def has_table(connection: Connection, name: str) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from datetime import UTC, datetime, timedelta
 
-__all__ = ["HOW", "parse_rfc3339", "parse_time", "rfc3339"]
+__all__ = ["HOW", "microseconds", "parse_rfc3339", "parse_time", "rfc3339"]
 
 HOW = "a time as in `2027-01-31T18:00:00Z`, a day as in `2027-01-31`, or a span as in `30d` or `1h`"
 """What `parse_time` takes, for messages."""
@@ -39,7 +39,7 @@ def parse_rfc3339(text: str) -> int:
     day, clock, fraction, _, sign, offset = match.groups()
     zone = f"{'-' if sign == '-' else '+'}{offset}" if offset else "+00:00"
     moment = datetime.fromisoformat(f"{day}T{clock}.{(fraction or '0')[:6]:0<6}{zone}")
-    return _microseconds(moment)
+    return microseconds(moment)
 
 
 def parse_time(text: str, now_us: int, *, is_ahead: bool = False) -> int:
@@ -58,7 +58,7 @@ def parse_time(text: str, now_us: int, *, is_ahead: bool = False) -> int:
         distance_us = int(span[1]) * _SECONDS[span[2]] * 1_000_000
         moment_us = now_us + distance_us if is_ahead else now_us - distance_us
     elif _DAY.fullmatch(text) is not None:
-        moment_us = _microseconds(datetime.fromisoformat(text).replace(tzinfo=UTC))
+        moment_us = microseconds(datetime.fromisoformat(text).replace(tzinfo=UTC))
     else:
         moment_us = parse_rfc3339(text)
     for anywhere_us in (moment_us - _DAY_US, moment_us + _DAY_US):
@@ -79,7 +79,12 @@ def rfc3339(moment_us: int) -> str:
     return f"{moment.replace(tzinfo=None).isoformat()}Z"
 
 
-def _microseconds(moment: datetime) -> int:
+def microseconds(moment: datetime) -> int:
+    """A moment with a time zone, in microseconds since the epoch.
+
+    Raises:
+        ValueError: It is not of the years 1 to 9999 in UTC.
+    """
     moment_us = (moment - _EPOCH) // _MICROSECOND
     rfc3339(moment_us)  # an offset can lead out of the years that can be written
     return moment_us

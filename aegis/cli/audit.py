@@ -355,14 +355,22 @@ def backup(database: str, file: str) -> None:
 def import_(database: str, file: str) -> None:
     """Append the records of FILE, an audit database of agent-aegis.
 
-    Best before a server runs: nobody else can write meanwhile.
+    Best before a server runs: nobody else can write meanwhile. A row that cannot be a record is left
+    out and told; the exit code is 1 then.
     """
     store = Store(database)
     try:
-        count = import_agent_aegis(store, file)
+        with _progress("importing") as tick:
+            done = import_agent_aegis(store, file, tick)
     finally:
         store.close()
-    click.echo(f"imported {count} records of {file} into {database}")
+    for problem in done.problems:
+        click.echo(f"{paint(file, 'cyan')}: {paint('left out:', 'yellow')} {problem}", err=True)
+    more = done.left_out - len(done.problems)
+    if more:
+        click.echo(f"{paint(file, 'cyan')}: {paint('left out:', 'yellow')} {more} more", err=True)
+    click.echo(f"imported {done.count} records of {file} into {database}")
+    sys.exit(1 if done.left_out else 0)
 
 
 @contextmanager

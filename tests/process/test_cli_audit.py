@@ -244,6 +244,26 @@ def test_import_takes_over_agent_aegis_once_and_redacts(folder: Path) -> None:
     assert len(lines(audit(folder, "export"))) == 7
 
 
+def test_row_that_cannot_be_a_record_is_told_and_left_out(folder: Path) -> None:
+    with closing(sqlite3.connect(folder / "theirs.db")) as theirs, theirs:
+        theirs.execute(
+            "CREATE TABLE audit_log (session_id, timestamp, action_type, action_target, risk_level,"
+            " approval)"
+        )
+        for target in ("crm", b"\xff", 1.5):
+            theirs.execute(
+                "INSERT INTO audit_log VALUES ('s', '2025-01-31', 'read', ?, 'low', 'auto')",
+                (target,),
+            )
+    ended = audit(folder, "import", "theirs.db")
+    told = "theirs.db: left out: row 2: `action_target` must be text, not bytes\n"
+    assert (ended.code, ended.stderr) == (1, told)
+    assert ended.stdout == f"imported 2 records of theirs.db into {DATABASE}\n"
+    assert audit(folder, "verify", DATABASE).code == 0
+    records = lines(audit(folder, "export", "--operation", "import"))
+    assert [record["action_target"] for record in records] == ["crm", "1.5"]
+
+
 # --- what cannot be ------------------------------------------------------------------------------
 
 
