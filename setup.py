@@ -44,6 +44,7 @@ setup(
                 "coverage",
                 "building",
                 "buffers",
+                "work",
                 "brackets",
                 "values",
                 "engine",

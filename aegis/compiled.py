@@ -26,7 +26,7 @@ from aegis.conditions import compile_conditions
 from aegis.config import beside
 from aegis.errors import Problem, shown
 from aegis.policies import LoadedPolicy, Policy, decoded_policy, load_text
-from aegis_core import Engine
+from aegis_core import Engine, Work
 
 __all__ = ["CompiledFiles", "CompiledPolicy", "PolicyText", "compiled", "pack", "unpack"]
 
@@ -202,7 +202,7 @@ class _Deferred:
         self._written: Mapping[str, Any] | None = written
         self._compiled: Any = None
 
-    def __call__(self, params: Mapping[str, Any], now: float) -> bool | str:
+    def __call__(self, params: Mapping[str, Any], now: float, work: Work) -> bool | str:
         holds = self._compiled
         if holds is None:
             written = self._written
@@ -210,7 +210,7 @@ class _Deferred:
             holds = compile_conditions(written) if written is not None else self._compiled
             self._compiled = holds
             self._written = None
-        return holds(params, now)  # type: ignore[no-any-return]
+        return holds(params, now, work)  # type: ignore[no-any-return]
 
 
 # --- the files -----------------------------------------------------------------------------------

@@ -2,34 +2,50 @@
 
 Three answers are possible: they hold (True), they do not (False), they cannot be judged (a text
 that says why). False settles a rule whatever the others say; a rule that cannot be judged blocks.
+
+What a condition costs is counted before it is paid, in units of a request's budget (`Work`), so that
+no request holds a server. The engine spends one unit for each rule that it asks. Measured, a unit
+takes 0.02 to 0.2 microseconds.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Set
 from datetime import UTC, datetime, tzinfo
 from functools import partial
+from operator import ge, gt, le, lt
 from typing import Any, NoReturn
 from zoneinfo import ZoneInfo
 
 from aegis.errors import PolicyError, Problem, did_you_mean, named, shown
 from aegis.searches import Searches
-from aegis_core import Condition
+from aegis_core import Condition, Work
 
 __all__ = ["CONDITIONS", "compile_conditions", "compiler", "json_equal", "needs"]
 
 LONGEST_MATCHED_BYTES = 64 * 1024
 """The longest text that `param_matches` judges: keeps the time of a decision bounded."""
 
-_SURELY_SHORT = LONGEST_MATCHED_BYTES // 4  # characters, of four bytes at most
-
 _EXACT = 2**53  # from here on, not every integer is a float: which one was sent is unknown
 
 _TIME = re.compile(r"([01]?\d|2[0-3]):([0-5]\d)")
 _NO_MAPPING = "must be a mapping from parameter to value, as in `{count: 100}`"
-_Test = Callable[[Any], "bool | str"]
+_Test = Callable[[Any, Work], "bool | str"]
+
+_SEARCHED_PER_UNIT = 8
+"""So many characters of a text are searched for a part of it for a unit."""
+_COMPARED_PER_UNIT = 64
+"""So many characters are compared for a unit."""
+_MEMBER_UNITS = 2
+"""What it takes to look at a member of a list; each list is looked at once for all rules."""
+_NESTED_UNITS = 4
+"""What it takes to look at a member of a list or object within a value."""
+_DEEPEST = 200
+"""No value that loads is nested deeper."""
+_COSTLY = frozenset(("param_contains", "param_matches"))
+"""Conditions whose cost grows with the parameter: asked last, since the others may settle the rule."""
 
 
 class _Refused(Exception):
@@ -60,6 +76,7 @@ def compile_conditions(
         return None
     problems: list[Problem] = []
     tests: list[Condition] = []
+    costly: list[Condition] = []
     zone: tzinfo = UTC
     try:
         zone = _zone(conditions)
@@ -72,11 +89,13 @@ def compile_conditions(
             except _Refused as refused:
                 problems.append(Problem(str(refused), key=key))
             else:
-                tests += [test] if test else []
+                if test:
+                    (costly if name in _COSTLY else tests).append(test)
     if problems:
         raise PolicyError(problems)
     if any(name in conditions for name in _TIMES):
         tests.insert(0, _window(conditions, zone))
+    tests += costly
     return tests[0] if len(tests) == 1 else _all(tests)
 
 
@@ -120,12 +139,16 @@ def _checked_time(value: object) -> None:
 
 
 def _all(tests: list[Condition]) -> Condition:
-    def holds(params: Mapping[str, Any], now: float) -> bool | str:
+    further = len(tests) - 1  # the engine has spent a unit for the first
+
+    def holds(params: Mapping[str, Any], now: float, work: Work) -> bool | str:
+        if not work.spend(further):
+            return work.reason
         reason: str | None = None
         failure: Exception | None = None
         for test in tests:
             try:
-                held = test(params, now)
+                held = test(params, now, work)
             except Exception as error:  # noqa: BLE001 - a later one may say no, which settles it
                 failure = failure or error
                 continue
@@ -199,12 +222,21 @@ def _window(conditions: Mapping[str, Any], zone: tzinfo) -> Condition:
     after = _minute(conditions.get("time_after", "00:00"))
     before = _minute(conditions["time_before"]) if "time_before" in conditions else 24 * 60
 
-    def holds(_: Mapping[str, Any], now: float) -> bool:
-        moment = datetime.fromtimestamp(now, zone)
+    def is_within(moment: datetime) -> bool:
         minute = moment.hour * 60 + moment.minute
         if after > before:  # the window crosses midnight
             return minute >= after or minute < before
         return after <= minute < before
+
+    return _at_moment(is_within, zone)
+
+
+def _at_moment(is_met: Callable[[datetime], bool], zone: tzinfo) -> Condition:
+    def holds(_: Mapping[str, Any], now: float, work: Work) -> bool:
+        moment = work.memo.get(zone)
+        if moment is None:
+            moment = work.memo[zone] = datetime.fromtimestamp(now, zone)
+        return is_met(moment)
 
     return holds
 
@@ -217,11 +249,7 @@ def _weekdays(value: object, zone: tzinfo) -> Condition:
     if not isinstance(value, list | tuple):
         raise _Refused(f"must be a list of days from 1 (Monday) to 7, not {named(value)}")
     days = frozenset(day for day in value if _is_day(day))
-
-    def holds(_: Mapping[str, Any], now: float) -> bool:
-        return datetime.fromtimestamp(now, zone).isoweekday() in days
-
-    return holds
+    return _at_moment(lambda moment: moment.isoweekday() in days, zone)
 
 
 # --- parameters ----------------------------------------------------------------------------------
@@ -239,11 +267,11 @@ def _parameter_test(
     else:
         test = _OPERATORS[operator](wanted)
 
-    def holds(params: Mapping[str, Any], _: float) -> bool | str:
+    def holds(params: Mapping[str, Any], _: float, work: Work) -> bool | str:
         value = params.get(parameter)
         if value is None:
             return False
-        held = test(value)
+        held = test(value, work)
         return held if held is True or held is False else f"`{operator}.{parameter}`: {held}"
 
     return holds
@@ -273,43 +301,119 @@ def json_equal(left: object, right: object) -> bool:
 
 
 def _equals(wanted: object) -> _Test:
-    return lambda value: json_equal(value, wanted)
+    units = _size(wanted)
+    if type(wanted) is str and not units:
+        return lambda value, _: value == wanted if type(value) is str else json_equal(value, wanted)
+
+    def test(value: object, work: Work) -> bool | str:
+        return json_equal(value, wanted) if work.spend(units) else work.reason
+
+    return test
+
+
+def _size(value: object, depth: int = 0) -> int:
+    """The units that a comparison with a value of a policy takes besides that of its rule."""
+    if depth > _DEEPEST:
+        return 0
+    if isinstance(value, str):
+        return len(value) // _COMPARED_PER_UNIT
+    if isinstance(value, Mapping):
+        members = value.items()
+        return _NESTED_UNITS * len(value) + sum(
+            _size(name) + _size(each, depth + 1) for name, each in members
+        )
+    if isinstance(value, list | tuple):
+        return _NESTED_UNITS * len(value) + sum(_size(each, depth + 1) for each in value)
+    return 0
 
 
 def _ordered(compare: Callable[[Any, Any], bool]) -> Callable[[Any], _Test]:
     def compiled(wanted: object) -> _Test:
         if isinstance(wanted, bool) or not isinstance(wanted, int | float | str):
             raise _Refused(f"must be a number or text to compare with, not {named(wanted)}")
-        of_text = isinstance(wanted, str)
+        units = _size(wanted)
 
-        def test(value: object) -> bool | str:
-            if of_text:
-                comparable = isinstance(value, str)
-            else:
-                # Not a number (NaN) is unequal to itself and would compare as false with anything.
-                comparable = (
-                    isinstance(value, int | float)
-                    and not isinstance(value, bool)
-                    and value == value
-                )
-            if comparable:
+        def of_text(value: object, work: Work) -> bool | str:
+            if not isinstance(value, str):
+                return f"{named(value)} cannot be compared with {named(wanted)}"
+            return compare(value, wanted) if work.spend(units) else work.reason
+
+        def of_number(value: object, _: Work) -> bool | str:
+            # Not a number (NaN) is unequal to itself and would compare as false with anything.
+            if type(value) is int or (
+                isinstance(value, int | float) and not isinstance(value, bool) and value == value
+            ):
                 return compare(value, wanted)
             return f"{named(value)} cannot be compared with {named(wanted)}"
 
-        return test
+        return of_text if isinstance(wanted, str) else of_number
 
     return compiled
 
 
 def _contains(wanted: object) -> _Test:
-    def test(value: object) -> bool | str:
+    part = wanted if isinstance(wanted, str) else None
+
+    def test(value: object, work: Work) -> bool | str:
+        if part is not None and isinstance(value, str):
+            units = len(value) // _SEARCHED_PER_UNIT
+            return part in value if not units or work.spend(units) else work.reason
         if isinstance(value, list | tuple):
-            return any(json_equal(member, wanted) for member in value)
-        if isinstance(value, str | Mapping) and isinstance(wanted, str):
+            return _has_member(value, wanted, work)
+        if part is not None and isinstance(value, Mapping):
             return wanted in value
         return f"{named(value)} cannot contain {named(wanted)}"
 
     return test
+
+
+class _TooMuch(Exception):
+    """The work that is left does not suffice."""
+
+
+def _has_member(value: list[Any] | tuple[Any, ...], wanted: object, work: Work) -> bool | str:
+    """Whether a list has a member that `json_equal` says is equal."""
+    members: Set[object] | None = work.memo.get(id(value))  # the action keeps it alive meanwhile
+    try:
+        if members is None:
+            if not work.spend(_MEMBER_UNITS * len(value)):
+                return work.reason
+            # Most members are texts, for which a call is spared.
+            members = work.memo[id(value)] = {
+                member if type(member) is str else _hashable(member, work) for member in value
+            }
+        return _hashable(wanted, work) in members
+    except _TooMuch:
+        return work.reason
+
+
+def _hashable(value: object, work: Work) -> object:
+    """What is equal, as Python compares, where `json_equal` says that values are.
+
+    Raises:
+        _TooMuch: There is more in it than work is left for.
+    """
+    if isinstance(value, bool):
+        return bool, value
+    if isinstance(value, int | float):
+        if -_EXACT < value < _EXACT or value != value:
+            return value
+        # The hash of a larger one is known beforehand, so that many of the same could be sent.
+        return (int, hex(int(value))) if isinstance(value, int) or value.is_integer() else value
+    if isinstance(value, str):
+        return value
+    if isinstance(value, list | tuple):
+        _spend(work, _NESTED_UNITS * len(value))
+        return list, tuple([_hashable(member, work) for member in value])
+    if isinstance(value, Mapping):
+        _spend(work, _NESTED_UNITS * len(value))
+        return dict, frozenset((name, _hashable(member, work)) for name, member in value.items())
+    return None if value is None else (object, id(value))  # what JSON has not equals nothing
+
+
+def _spend(work: Work, units: int) -> None:
+    if not work.spend(units):
+        raise _TooMuch
 
 
 def _matches(searches: Searches, parameter: str, wanted: object) -> _Test:
@@ -321,28 +425,37 @@ def _matches(searches: Searches, parameter: str, wanted: object) -> _Test:
     except ValueError as error:
         raise _Refused(str(error)) from None
 
-    def test(value: object) -> bool | str:
-        if isinstance(value, float) and value.is_integer() and abs(value) >= _EXACT:
-            return "a number of over 53 bits may not be what was sent"
-        if isinstance(value, bool | int | float):
-            value = json.dumps(value)
-        if not isinstance(value, str):
+    found_in, units = search.found_in, search.units
+
+    def test(value: object, work: Work) -> bool | str:
+        text = value if isinstance(value, str) else _written(value)
+        if text is None:
+            if isinstance(value, float):
+                return "a number of over 53 bits may not be what was sent"
             return f"{named(value)} cannot be searched"
-        if len(value) > _SURELY_SHORT and (size := len(value.encode())) > LONGEST_MATCHED_BYTES:
+        size = len(text) if text.isascii() else len(text.encode())
+        if size > LONGEST_MATCHED_BYTES:
             return f"{size} bytes are too long to be searched; at most {LONGEST_MATCHED_BYTES}"
-        return search(value)
+        return found_in(text) if work.spend(units(size)) else work.reason
 
     return test
+
+
+def _written(value: object) -> str | None:
+    """A value that is no text as JSON has it; None: it is not searched."""
+    if isinstance(value, float) and value.is_integer() and abs(value) >= _EXACT:
+        return None
+    return json.dumps(value) if isinstance(value, bool | int | float) else None
 
 
 _TIMES = ("time_after", "time_before")
 
 _OPERATORS: dict[str, Callable[[Any], _Test]] = {
     "param_eq": _equals,
-    "param_gt": _ordered(lambda value, wanted: value > wanted),
-    "param_lt": _ordered(lambda value, wanted: value < wanted),
-    "param_gte": _ordered(lambda value, wanted: value >= wanted),
-    "param_lte": _ordered(lambda value, wanted: value <= wanted),
+    "param_gt": _ordered(gt),
+    "param_lt": _ordered(lt),
+    "param_gte": _ordered(ge),
+    "param_lte": _ordered(le),
     "param_contains": _contains,
 }
 

@@ -16,7 +16,15 @@ from aegis import codec
 from aegis.conditions import compile_conditions
 from aegis.errors import Defect
 from aegis.policies import LoadedPolicy
-from aegis_core import Action, Decision, Engine, PolicyRule, compile_policy
+from aegis_core import (
+    DEFAULT_BUDGET,
+    Action,
+    Decision,
+    Engine,
+    PolicyRule,
+    Work,
+    compile_policy,
+)
 from aegis_core.reference import Step, trace
 
 __all__ = ["ConditionSeen", "Explanation", "RuleSeen", "explain"]
@@ -83,7 +91,12 @@ class Explanation:
 
 
 def explain(
-    loaded: LoadedPolicy, action: Action, now: float, *, engine: Engine | None = None
+    loaded: LoadedPolicy,
+    action: Action,
+    now: float,
+    *,
+    engine: Engine | None = None,
+    budget: int = DEFAULT_BUDGET,
 ) -> Explanation:
     """Decide about an action and say why.
 
@@ -92,16 +105,20 @@ def explain(
         action: The action.
         now: The moment to decide at, in seconds since the epoch.
         engine: What decides in a server; None: the policy compiled for that moment.
+        budget: Units of work that its conditions may take.
 
     Raises:
         Defect: The engine decides otherwise than the reference does.
     """
     asked = (action.type, action.target, action.agent_id, action.params)
     policy = loaded.policy
-    traced = trace(policy, *asked, condition=compile_conditions, now=now)
+    traced = trace(policy, *asked, condition=compile_conditions, now=now, work=Work(budget))
     if engine is None:
         engine = compile_policy(policy, condition=compile_conditions, clock=lambda: now)
-    compiled = engine.evaluate(*asked)
+    batch = engine.begin([asked], Work(budget))
+    while not batch.proceed(1.0):
+        pass
+    [compiled] = batch.result
     if compiled != traced.decision:
         raise Defect(
             f"the engine decides {_said(compiled)}, the reference {_said(traced.decision)};"
@@ -169,7 +186,7 @@ def _conditions(
 
 def _held(conditions: Mapping[str, Any], params: Mapping[str, Any], now: float) -> bool | str:
     compiled = compile_conditions(conditions)
-    return True if compiled is None else compiled(params, now)
+    return True if compiled is None else compiled(params, now, Work())
 
 
 def _redacted(params: Mapping[str, Any]) -> dict[str, Any]:

@@ -8,16 +8,28 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Container
+from dataclasses import dataclass
 from typing import Any
 
 import re2
 
 from aegis.errors import shown
 
-__all__ = ["LARGEST_PROGRAM", "LARGEST_SET", "SHORT_TEXT", "Searches"]
+__all__ = ["LARGEST_PROGRAM", "LARGEST_SET", "SHORT_TEXT", "Search", "Searches"]
 
 LARGEST_PROGRAM = 5_000
 """The largest RE2 program, in instructions: what a search can cost for each byte."""
+
+MEMORY_BYTES = 1024 * 1024
+"""What RE2 may use for an expression. It compiles none that needs more, so that it does not spend
+long on one that is too large in the end. And its automaton, which takes a nanosecond a byte, is
+given up soon where a text makes it outgrow its memory: RE2 then simulates the expression."""
+
+_SEARCH_UNITS = 8
+_SIMULATED_PER_UNIT = 16
+"""So many instructions are simulated for a unit: what a search costs at the worst, measured."""
+_MORE_INSTRUCTIONS = 10
+"""What each byte costs besides those of the expression."""
 
 LARGEST_SET = 1_000
 """The largest program of expressions that are searched for at once, for the same reason."""
@@ -30,13 +42,34 @@ the end of the text.
 """
 
 
+@dataclass(frozen=True, slots=True)
+class Search:
+    """A search by one expression.
+
+    Attributes:
+        found_in: Whether it is found in a text.
+        size: The instructions of its program.
+    """
+
+    found_in: Callable[[str], bool]
+    size: int
+
+    def units(self, size: int) -> int:
+        """The work that a search takes at the worst.
+
+        Args:
+            size: Of the text, in bytes.
+        """
+        return _SEARCH_UNITS + size * (self.size + _MORE_INSTRUCTIONS) // _SIMULATED_PER_UNIT
+
+
 class Searches:
     """The regular expressions of one policy, by the parameter that they are to search."""
 
     def __init__(self) -> None:
         self._groups: dict[str, _Group] = {}
 
-    def add(self, parameter: str, pattern: str) -> Callable[[str], bool]:
+    def add(self, parameter: str, pattern: str) -> Search:
         """Compile an expression.
 
         Args:
@@ -44,7 +77,7 @@ class Searches:
             pattern: The expression, in RE2's syntax.
 
         Returns:
-            Whether it is found in a text.
+            What searches by it.
 
         Raises:
             ValueError: With what is wrong with it.
@@ -53,7 +86,7 @@ class Searches:
         alone = compiled.search
         size = compiled.programsize
         if size > LARGEST_SET:
-            return lambda text: alone(text.encode()) is not None
+            return Search(lambda text: alone(text.encode()) is not None, size)
         group = self._groups.get(parameter)
         if group is None or not group.takes(size):
             group = self._groups[parameter] = _Group()
@@ -67,7 +100,7 @@ class Searches:
                     return number in found
             return alone(text.encode()) is not None
 
-        return search
+        return Search(search, size)
 
 
 class _Group:
@@ -132,9 +165,15 @@ def _options() -> Any:
     return options
 
 
+def _options_alone() -> Any:
+    options = _options()
+    options.max_mem = MEMORY_BYTES
+    return options
+
+
 def _compiled(pattern: str) -> Any:
     try:
-        compiled = re2.compile(pattern, _options())
+        compiled = re2.compile(pattern, _options_alone())
     except re2.error as error:
         said = error.args[0]
         text = said.decode(errors="replace") if isinstance(said, bytes) else str(said)

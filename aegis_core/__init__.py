@@ -5,16 +5,19 @@ Pure: no input or output, no clock, no logging; the standard library only.
 
 from aegis_core.brackets import brackets_in, brackets_in_object
 from aegis_core.coverage import covered_rules
-from aegis_core.engine import Engine, Evaluator, compile_policy
+from aegis_core.engine import Batch, Engine, Evaluator, compile_policy
 from aegis_core.errors import AegisError, PolicyError, Problem
 from aegis_core.model import DEFAULT_RULE, Approval, Condition, Policy, PolicyRule, RiskLevel
 from aegis_core.values import Action, Decision, PolicyDecision
+from aegis_core.work import DEFAULT_BUDGET, Work
 
 __all__ = [
+    "DEFAULT_BUDGET",
     "DEFAULT_RULE",
     "Action",
     "AegisError",
     "Approval",
+    "Batch",
     "Condition",
     "Decision",
     "Engine",
@@ -25,6 +28,7 @@ __all__ = [
     "PolicyRule",
     "Problem",
     "RiskLevel",
+    "Work",
     "brackets_in",
     "brackets_in_object",
     "compile_policy",

@@ -1,13 +1,22 @@
 from collections.abc import Callable, Iterable, Mapping
 from mmap import mmap
-from typing import Any, final
+from typing import Any, Generic, TypeVar, final
 
 from typing_extensions import disjoint_base
 
 from aegis_core.model import Condition, Policy
 from aegis_core.values import Action, Decision, PolicyDecision
+from aegis_core.work import Work
 
-__all__ = ["Engine", "Evaluator", "compile_policy"]
+__all__ = ["Batch", "Engine", "Evaluator", "compile_policy"]
+
+_Result = TypeVar("_Result")
+_Rows = Iterable[tuple[str, str, str, Any]]
+
+@final
+class Batch(Generic[_Result]):
+    result: _Result
+    def proceed(self, seconds: float, units: int = -1) -> bool: ...
 
 @final
 class Engine:
@@ -47,8 +56,13 @@ class Engine:
         *,
         read: Callable[[Any], Mapping[str, Any]] | None = ...,
     ) -> bytes: ...
-    def evaluate_object_json(self, item: object) -> bytes | None: ...
+    def evaluate_object_json(self, item: object, budget: int = ...) -> bytes | None: ...
     def evaluate_objects_json(self, items: list[Any]) -> bytes | None: ...
+    def begin(self, actions: _Rows, work: Work | None = None) -> Batch[list[Decision]]: ...
+    def begin_json(self, actions: _Rows, work: Work | None = None) -> Batch[bytes]: ...
+    def begin_objects_json(
+        self, items: list[Any], work: Work | None = None
+    ) -> Batch[bytes | None]: ...
 
 @disjoint_base
 class Evaluator:

@@ -10,6 +10,7 @@ from aegis_core.block cimport BYTE_ORDER_MARK, FIELDS, FORMAT, Header, Row
 from aegis_core.buffers cimport Buffer
 from aegis_core.matcher cimport Search, Text, search
 from aegis_core.values cimport Action, Decision, decision_about
+from aegis_core.work cimport Work
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from cpython.dict cimport PyDict_GetItemWithError
@@ -21,6 +22,7 @@ from cpython.unicode cimport PyUnicode_Check, PyUnicode_GET_LENGTH
 from libc.stdint cimport int32_t, uint32_t
 from libc.stdlib cimport qsort
 from libc.string cimport memcmp, memcpy
+from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
 
 import json
 from hashlib import sha256
@@ -28,8 +30,9 @@ from time import time
 
 from aegis_core.building import build
 from aegis_core.model import DEFAULT_RULE, Approval, RiskLevel
+from aegis_core.work import DEFAULT_BUDGET
 
-__all__ = ["Engine", "Evaluator", "compile_policy"]
+__all__ = ["Batch", "Engine", "Evaluator", "compile_policy"]
 
 cdef extern from *:
     """
@@ -46,6 +49,8 @@ cdef extern from "Python.h":
 
 cdef enum:
     ON_STACK = 64       # conditional candidates that need no allocation
+    CLOCK_AFTER = 1_600     # units: the clock is read that rarely
+    CLOCK_UNITS = 100       # that an action counts for it besides those of its conditions
 
 APPROVALS = tuple(Approval)
 
@@ -187,7 +192,7 @@ cdef class Engine:
         return self._decide(action_type, target, agent, params, None)
 
     def evaluate_many(self, actions):
-        """Decide about several actions at one moment.
+        """Decide about several actions at one moment, within one budget.
 
         Args:
             actions: A sequence of `(action_type, target, agent, params)`.
@@ -198,14 +203,7 @@ cdef class Engine:
         Raises:
             TypeError: A type, target or agent is not text.
         """
-        cdef list moment = [None, None]     # the time, once it is asked; what reads params
-        cdef list rows = actions if type(actions) is list else list(actions)
-        cdef Py_ssize_t i, count = len(rows)
-        cdef list decisions = [None] * count
-        for i in range(count):
-            if i < len(rows):   # a condition may have taken some away
-                decisions[i] = self._decide_row(rows[i], moment)
-        return decisions
+        return Batch._begun(self, actions, DECISIONS, None)._whole()
 
     def evaluate_json(self, action_type, target="", agent="", params=None):
         """Decide about one action and write the answer.
@@ -229,7 +227,7 @@ cdef class Engine:
         return buffer.taken()
 
     def evaluate_many_json(self, actions, *, read=None):
-        """Decide about several actions at one moment and write the answer.
+        """Decide about several actions at one moment, within one budget, and write the answer.
 
         Args:
             actions: A sequence of `(action_type, target, agent, params)`.
@@ -243,32 +241,29 @@ cdef class Engine:
             TypeError: A type, target or agent is not text.
             UnicodeEncodeError: A type or target holds half of a surrogate pair.
         """
-        cdef list moment = [None, read]
-        cdef Buffer buffer = Buffer()
-        cdef bint is_first = True
-        buffer.raw(b"[", 1)
-        for action_type, target, agent, params in actions:
-            if not is_first:
-                buffer.raw(b",", 1)
-            is_first = False
-            decision = self._decide(action_type, target, agent, params, moment)
-            buffer.decision(action_type, target, decision)
-        buffer.raw(b"]", 1)
-        return buffer.taken()
+        return Batch._begun(self, actions, JSON, Work(read=read))._whole()
 
-    def evaluate_object_json(self, item):
+    def evaluate_object_json(self, item, budget=DEFAULT_BUDGET):
         """Decide about one action given as a parsed JSON object, and write the answer.
 
         Args:
             item: The object.
+            budget: Units of work that its conditions may take.
 
         Returns:
-            The decision as a JSON object in UTF-8. None where the object is not a plain action, of
-            `action_type`, `target`, `params` and `agent_id` of the right types and nothing else:
-            such a one has to be read with more care.
+            The decision as a JSON object in UTF-8. None where such a one has to be looked at with
+            more care: its conditions take more than the budget, or the object is not a plain
+            action, of `action_type`, `target`, `params` and `agent_id` of the right types and
+            nothing else.
         """
         cdef Buffer buffer = Buffer()
-        return buffer.taken() if self._write_object(item, buffer, None) else None
+        cdef Work work = None
+        if self.header.conditionals:
+            work = Work.__new__(Work)
+            work.left = budget
+        if not self._write_object(item, buffer, work) or (work is not None and work.is_spent):
+            return None
+        return buffer.taken()
 
     def evaluate_objects_json(self, items):
         """Decide about several actions given as parsed JSON objects at one moment.
@@ -280,19 +275,26 @@ cdef class Engine:
             Their decisions, in the same order, as a JSON list in UTF-8. None where one of them is
             not a plain action.
         """
-        cdef list moment = [None, None]     # the time, once it is asked; what reads params
-        cdef Buffer buffer = Buffer()
-        for item in items:
-            buffer.raw(b",", 1)
-            if not self._write_object(item, buffer, moment):
-                return None
-        if buffer.size == 0:
-            return b"[]"
-        buffer.data[0] = c"["
-        buffer.raw(b"]", 1)
-        return buffer.taken()
+        return Batch._begun(self, items, OBJECTS_TO_JSON, None)._whole()
 
-    cdef bint _write_object(self, object item, Buffer buffer, list moment) except -1:
+    def begin(self, actions, work=None):
+        """What decides about several actions piece by piece: `evaluate_many` at leisure.
+
+        Args:
+            actions: A sequence of `(action_type, target, agent, params)`.
+            work: What all their conditions may take together; None: the default budget.
+        """
+        return Batch._begun(self, actions, DECISIONS, work)
+
+    def begin_json(self, actions, work=None):
+        """`begin`, and the result is JSON, as that of `evaluate_many_json`."""
+        return Batch._begun(self, actions, JSON, work)
+
+    def begin_objects_json(self, items, work=None):
+        """`begin`, of JSON objects to JSON, as `evaluate_objects_json`."""
+        return Batch._begun(self, items, OBJECTS_TO_JSON, work)
+
+    cdef bint _write_object(self, object item, Buffer buffer, Work work) except -1:
         cdef dict members
         cdef PyObject *found
         cdef Py_ssize_t known = 1
@@ -326,12 +328,12 @@ cdef class Engine:
             known += 1
         if known != len(members):
             return False
-        decision = self._decide(action_type, target, agent, params, moment)
+        decision = self._decide(action_type, target, agent, params, work)
         buffer.decision(action_type, target, decision)
         return True
 
     cdef Decision _decide(self, object action_type, object target, object agent, object params,
-                          list moment):
+                          Work work):
         if not (PyUnicode_Check(action_type) and PyUnicode_Check(target)
                 and PyUnicode_Check(agent)):
             raise TypeError("action type, target and agent must be text")
@@ -347,16 +349,16 @@ cdef class Engine:
         # INVARIANT: a rule is filed once, so `pending` never holds more than `conditionals`.
         search(s, self.header.root)
         if s.pendings:
-            return self._settle(s.limit >> 1, params, moment)
+            return self._settle(s.limit >> 1, params, work)
         return self._decision(s.limit >> 1)
 
-    cdef inline object _decide_row(self, object row, list moment):
+    cdef inline object _decide_row(self, object row, Work work):
         cdef tuple members = row if type(row) is tuple else tuple(row)
         if PyTuple_GET_SIZE(members) != FIELDS + 1:
             raise ValueError("an action is (type, target, agent, params)")
         return self._decide(
             <object>PyTuple_GET_ITEM(members, 0), <object>PyTuple_GET_ITEM(members, 1),
-            <object>PyTuple_GET_ITEM(members, 2), <object>PyTuple_GET_ITEM(members, 3), moment,
+            <object>PyTuple_GET_ITEM(members, 2), <object>PyTuple_GET_ITEM(members, 3), work,
         )
 
     cdef void _forget(self) noexcept:
@@ -385,7 +387,7 @@ cdef class Engine:
             errors="surrogatepass"
         )
 
-    cdef Decision _settle(self, int32_t best, object params, list moment):
+    cdef Decision _settle(self, int32_t best, object params, Work work):
         # Conditions are asked in rule order, and only those of rules before the best one. They may
         # ask this engine again, so what was found is copied first.
         cdef int32_t stack[ON_STACK]
@@ -398,31 +400,32 @@ cdef class Engine:
         try:
             memcpy(pending, self.search_state.pending, pendings * sizeof(int32_t))
             qsort(pending, pendings, sizeof(int32_t), compare)
-            return self._first_that_holds(best, pending, pendings, params, moment)
+            return self._first_that_holds(best, pending, pendings, params, work)
         finally:
             if pending != stack:
                 PyMem_Free(pending)
 
     cdef Decision _first_that_holds(self, int32_t best, const int32_t *pending, int32_t pendings,
-                                    object params, list moment):
+                                    object params, Work work):
         cdef int32_t i, rule
-        now = None
+        if work is None:
+            work = Work()
+        elif work.memo is None or work.memo:
+            work.memo = {}      # what there is was of the action before
         if params is None:
             params = {}
-        elif moment is not None and moment[1] is not None:
-            params = moment[1](params)
-        if moment is not None:
-            now = moment[0]
+        elif work.read is not None:
+            params = work.read(params)
         for i in range(pendings):
             rule = pending[i] >> 1
             if rule > best:
                 break
+            if not work.take(1):
+                return Decision.indeterminate(self._name(rule), work.reason)
             try:
-                if now is None:
-                    now = self.clock()
-                    if moment is not None:
-                        moment[0] = now
-                held = self.conditions[rule](params, now)
+                if work.now is None:
+                    work.now = self.clock()
+                held = self.conditions[rule](params, work.now, work)
             except Exception as error:
                 return Decision.failed(self._name(rule), error)
             if held is True:
@@ -430,6 +433,128 @@ cdef class Engine:
             if held is not False:
                 return Decision.indeterminate(self._name(rule), str(held))
         return self._decision(best)
+
+
+cdef enum:
+    DECISIONS
+    JSON
+    OBJECTS_TO_JSON
+
+
+cdef double monotonic() noexcept:
+    cdef timespec now
+    clock_gettime(CLOCK_MONOTONIC, &now)
+    return now.tv_sec + now.tv_nsec / 1e9
+
+
+@cython.final
+cdef class Batch:
+    """Decisions about several actions by one policy at one moment, made piece by piece.
+
+    Invariant: the decisions do not depend on where it was interrupted.
+
+    Attributes:
+        result: The decisions, as a list or as JSON; None where one of the objects that they were
+            to be made of is not a plain action. Only to be taken when `proceed` says so.
+    """
+
+    cdef:
+        Engine engine
+        list rows, decisions
+        Buffer buffer
+        Work work
+        Py_ssize_t position
+        int kind
+        bint is_odd
+
+    @staticmethod
+    cdef Batch _begun(Engine engine, object rows, int kind, Work work):
+        cdef Batch self = Batch.__new__(Batch)
+        self.engine = engine
+        self.rows = rows if type(rows) is list else list(rows)
+        self.work = Work() if work is None else work
+        self.kind = kind
+        if kind == DECISIONS:
+            self.decisions = [None] * len(self.rows)
+        else:
+            self.buffer = Buffer()
+        return self
+
+    def proceed(self, double seconds, long long units=-1):
+        """Go on for a while.
+
+        Args:
+            seconds: Until it pauses, between two actions.
+            units: It pauses before an action whose conditions take more work than that; -1:
+                whatever they take.
+
+        Returns:
+            Whether all is decided.
+        """
+        return self._proceed(monotonic() + seconds, units)
+
+    @property
+    def result(self):
+        if self.is_odd:
+            return None
+        if self.kind == DECISIONS:
+            return self.decisions
+        if self.position == 0:
+            return b"[]"
+        return self.buffer.taken()
+
+    cdef object _whole(self):
+        self._proceed(0, -1)
+        return self.result
+
+    cdef bint _proceed(self, double until, long long units) except -1:
+        # Until 0 is for ever.
+        cdef Work work = self.work
+        cdef long long left, granted
+        cdef Py_ssize_t seen = 0
+        while self.position < len(self.rows):   # a condition may have taken some away
+            left = granted = work.left
+            if 0 <= units < left:
+                work.left = granted = units
+            work.is_spent = False
+            if not self._decide_next(self.rows[self.position], granted < left):
+                work.left = left
+                return self.is_odd
+            self.position += 1
+            seen += CLOCK_UNITS + granted - work.left
+            work.left += left - granted
+            if seen >= CLOCK_AFTER and until:
+                seen = 0
+                if monotonic() > until and self.position < len(self.rows):
+                    return False
+        if self.buffer is not None and self.position:
+            self.buffer.data[0] = c"["
+            self.buffer.raw(b"]", 1)
+        return True
+
+    cdef inline bint _decide_next(self, object row, bint may_pause) except -1:
+        # False: it is not decided, since it takes too much work, or is no plain action.
+        cdef Py_ssize_t size
+        if self.kind == DECISIONS:
+            decision = self.engine._decide_row(row, self.work)
+            if may_pause and self.work.is_spent:
+                return False
+            self.decisions[self.position] = decision
+            return True
+        size = self.buffer.size
+        self.buffer.raw(b",", 1)
+        if self.kind == OBJECTS_TO_JSON:
+            if not self.engine._write_object(row, self.buffer, self.work):
+                self.is_odd = True
+                return False
+        else:
+            action_type, target, agent, params = row
+            decision = self.engine._decide(action_type, target, agent, params, self.work)
+            self.buffer.decision(action_type, target, decision)
+        if may_pause and self.work.is_spent:
+            self.buffer.size = size
+            return False
+        return True
 
 
 cdef inline void fetch_ahead(list actions, Py_ssize_t i, Py_ssize_t count) noexcept:
@@ -479,7 +604,7 @@ cdef class Evaluator:
         return self._decide(action, None)
 
     def evaluate_many(self, actions):
-        """Decide about several actions at one moment.
+        """Decide about several actions at one moment, within one budget.
 
         Args:
             actions: Any number of actions.
@@ -490,16 +615,16 @@ cdef class Evaluator:
         Raises:
             TypeError: The type, target or agent of an action is not text.
         """
-        cdef list moment = [None, None]
+        cdef Work work = Work()
         cdef list asked = list(actions)     # our own: nobody takes one away meanwhile
         cdef Py_ssize_t i, count = len(asked)
         cdef list decisions = [None] * count
         for i in range(count):
             fetch_ahead(asked, i + 1, count)
-            decisions[i] = self._decide(asked[i], moment)
+            decisions[i] = self._decide(asked[i], work)
         return decisions
 
-    cdef object _decide(self, object action, list moment):
+    cdef object _decide(self, object action, Work work):
         cdef tuple fields
         if self.compiled is None:
             self.compiled = self.engine
@@ -510,10 +635,10 @@ cdef class Evaluator:
             return decision_about(action, self.compiled._decide(
                 <object>PyTuple_GET_ITEM(fields, 0), <object>PyTuple_GET_ITEM(fields, 1),
                 <object>PyTuple_GET_ITEM(fields, 4) or "", <object>PyTuple_GET_ITEM(fields, 2),
-                moment,
+                work,
             ))
         return decision_about(action, self.compiled._decide(
-            action.type, action.target, action.agent_id or "", action.params, moment
+            action.type, action.target, action.agent_id or "", action.params, work
         ))
 
 

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
 from typing import Any
 
+from aegis_core.work import Work
+
 __all__ = [
     "DEFAULT_RULE",
     "Approval",
@@ -21,8 +23,9 @@ DEFAULT_RULE = "<default>"
 
 ANYTHING = "*"
 
-Condition = Callable[[Mapping[str, Any], float], "bool | str"]
-"""A rule's conditions, compiled: called with the params and the time (seconds since the epoch).
+Condition = Callable[[Mapping[str, Any], float, Work], "bool | str"]
+"""A rule's conditions, compiled: called with the params, the time (seconds since the epoch) and the
+work that they may take.
 
 True: they hold. False: they do not. A text: they cannot be judged, and why.
 """

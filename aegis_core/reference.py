@@ -12,6 +12,7 @@ from typing import Any
 
 from aegis_core.model import DEFAULT_RULE, Condition, Policy, PolicyRule
 from aegis_core.values import Decision
+from aegis_core.work import Work
 
 __all__ = ["Step", "Trace", "evaluate", "trace"]
 
@@ -49,6 +50,7 @@ def trace(
     *,
     condition: Callable[[Mapping[str, Any]], Condition | None],
     now: float,
+    work: Work | None = None,
 ) -> Trace:
     """Decide by the rules in their order and keep what each of them said.
 
@@ -60,14 +62,18 @@ def trace(
         params: Its parameters.
         condition: Compiles a rule's conditions; None where it has none.
         now: The time of the decision, in seconds since the epoch.
+        work: What the conditions may take, together with those of the actions that were decided
+            with it before; None: the default budget.
     """
     steps: list[Step] = []
+    work = Work() if work is None else work
+    work.memo.clear()
     for index, rule in enumerate(policy.rules):
         mismatch = _mismatch(rule, action_type, target, agent)
         if mismatch is not None:
             steps.append(Step(index, mismatch, None))
             continue
-        decision = _by(rule, condition, {} if params is None else params, now)
+        decision = _by(rule, condition, {} if params is None else params, now, work)
         held = decision is not None and (decision.error is None or decision.error)
         steps.append(Step(index, None, held))
         if decision is not None:
@@ -85,9 +91,12 @@ def evaluate(
     *,
     condition: Callable[[Mapping[str, Any]], Condition | None],
     now: float,
+    work: Work | None = None,
 ) -> Decision:
     """The decision of `trace`, without the way to it."""
-    return trace(policy, action_type, target, agent, params, condition=condition, now=now).decision
+    return trace(
+        policy, action_type, target, agent, params, condition=condition, now=now, work=work
+    ).decision
 
 
 def _mismatch(rule: PolicyRule, action_type: str, target: str, agent: str) -> str | None:
@@ -105,12 +114,15 @@ def _by(
     condition: Callable[[Mapping[str, Any]], Condition | None],
     params: Mapping[str, Any],
     now: float,
+    work: Work,
 ) -> Decision | None:
     """What a rule whose patterns match decides; None where its conditions do not hold."""
     compiled = condition(rule.conditions) if rule.conditions else None
     if compiled is not None:
+        if not work.spend(1):
+            return Decision.indeterminate(rule.name, work.reason)
         try:
-            held = compiled(params, now)
+            held = compiled(params, now, work)
         except Exception as error:  # noqa: BLE001 - whatever it is, it must block
             return Decision.failed(rule.name, error)
         if held is False:

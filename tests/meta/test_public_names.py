@@ -26,10 +26,12 @@ AEGIS = [
 ]
 
 AEGIS_CORE = [
+    "DEFAULT_BUDGET",
     "DEFAULT_RULE",
     "Action",
     "AegisError",
     "Approval",
+    "Batch",
     "Condition",
     "Decision",
     "Engine",
@@ -40,6 +42,7 @@ AEGIS_CORE = [
     "PolicyRule",
     "Problem",
     "RiskLevel",
+    "Work",
     "brackets_in",
     "brackets_in_object",
     "compile_policy",

@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 
 from hypothesis import strategies as st
 
-from aegis_core import Action, Approval, Condition, Policy, PolicyRule, RiskLevel
+from aegis_core import Action, Approval, Condition, Policy, PolicyRule, RiskLevel, Work
 
 __all__ = [
     "NOW",
@@ -182,7 +182,7 @@ class Conditions:
         if not written:
             return None
 
-        def condition(params: Mapping[str, Any], now: float) -> bool | str:
+        def condition(params: Mapping[str, Any], now: float, work: Work) -> bool | str:
             self.asked.append((written["rule"], params, now))
             return _held(written, params, now)
 

@@ -26,6 +26,7 @@ from aegis_core import (
     Policy,
     PolicyRule,
     RiskLevel,
+    Work,
     compile_policy,
     reference,
 )
@@ -274,7 +275,7 @@ class Scan:
         if not moment:
             moment.append(self.clock())
         try:
-            return condition(params, moment[0])
+            return condition(params, moment[0], Work())
         except LookupError as error:
             return self.failed(error)
 

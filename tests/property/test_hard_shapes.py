@@ -141,7 +141,7 @@ def _specified(policy: Policy) -> Callable[[Asked], str]:
 
 
 def _says(written: Mapping[str, Any]) -> Condition | None:
-    return (lambda params, now: bool(written["says"])) if written else None
+    return (lambda params, now, work: bool(written["says"])) if written else None
 
 
 @pytest.mark.parametrize("seed", range(120))
@@ -201,7 +201,7 @@ def test_rule_that_needs_more_than_one_that_covers_it_never_decides(seed: int) -
     holding: set[str] = set()
 
     def condition(written: Mapping[str, Any]) -> Condition:
-        return lambda params, now: written["all"] <= holding
+        return lambda params, now, work: written["all"] <= holding
 
     engine = compile_policy(Policy(tuple(rules)), condition=condition)
     for rule in covered:

@@ -23,6 +23,7 @@ from aegis_core import (
     Policy,
     PolicyRule,
     RiskLevel,
+    Work,
     compile_policy,
 )
 
@@ -41,14 +42,14 @@ def _held(written: Mapping[str, Any]) -> Any:
     return written["held"]
 
 
-def _raises(params: Mapping[str, Any], now: float) -> bool:
+def _raises(params: Mapping[str, Any], now: float, work: Work) -> bool:
     raise ValueError(f"{now} says nothing about {len(params)} parameters")
 
 
 def _policy() -> Policy:
     rules = [PolicyRule(pattern, name=f"rule_{index}") for index, pattern in enumerate(PATTERNS)]
     rules.append(PolicyRule("none*", conditions={"held": _raises}, approval=Approval.AUTO))
-    rules.insert(0, PolicyRule("*", conditions={"held": lambda params, now: "n" in params}))
+    rules.insert(0, PolicyRule("*", conditions={"held": lambda params, now, work: "n" in params}))
     return Policy(tuple(rules), RiskLevel.LOW, Approval.AUTO)
 
 

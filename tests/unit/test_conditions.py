@@ -20,6 +20,7 @@ from aegis.conditions import (
     json_equal,
     needs,
 )
+from aegis_core import Work
 
 UNKNOWN = "cannot be judged"
 """Stands for any text that says why."""
@@ -31,7 +32,7 @@ def said(conditions: dict[str, Any], params: dict[str, Any], now: float = NOW) -
     """True, False or `UNKNOWN`."""
     condition = compile_conditions(conditions)
     assert condition is not None
-    held = condition(params, now)
+    held = condition(params, now, Work())
     if isinstance(held, str):
         assert held
         return UNKNOWN
@@ -289,9 +290,9 @@ def test_false_settles_before_a_failure_in_any_order(first: str) -> None:
     both = {"param_matches": {"half": "x"}, "param_eq": {"f": 1}}
     condition = compile_conditions({first: both.pop(first), **both})
     assert condition is not None
-    assert condition({"half": "\ud800", "f": 2}, NOW) is False
+    assert condition({"half": "\ud800", "f": 2}, NOW, Work()) is False
     with pytest.raises(UnicodeEncodeError):
-        condition({"half": "\ud800", "f": 1}, NOW)
+        condition({"half": "\ud800", "f": 1}, NOW, Work())
 
 
 def test_false_time_settles_before_an_unknown_parameter() -> None:
@@ -303,7 +304,7 @@ def test_false_time_settles_before_an_unknown_parameter() -> None:
 def test_reason_names_the_condition_and_the_parameter() -> None:
     condition = compile_conditions({"param_gt": {"count": 100}})
     assert condition is not None
-    reason = condition({"count": "many"}, NOW)
+    reason = condition({"count": "many"}, NOW, Work())
     assert "param_gt.count" in str(reason)
     assert "many" not in str(reason)
 
@@ -456,7 +457,7 @@ def never(conditions: dict[str, Any]) -> frozenset[int]:
     found: set[int] = set()
     for number, (params, now) in enumerate(MOMENTS):
         with contextlib.suppress(UnicodeEncodeError):  # it blocks, as what cannot be judged does
-            if condition is not None and condition(params, now) is False:
+            if condition is not None and condition(params, now, Work()) is False:
                 found.add(number)
     return frozenset(found)
 
@@ -501,7 +502,11 @@ def test_every_problem_is_reported_with_its_key() -> None:
 def test_compiled_condition_keeps_nothing_of_what_was_judged() -> None:
     condition = compile_conditions({"param_matches": {"p": "(a)(b)"}})
     assert condition is not None
-    assert [condition({"p": text}, NOW) for text in ("ab", "x", "ab")] == [True, False, True]
+    assert [condition({"p": text}, NOW, Work()) for text in ("ab", "x", "ab")] == [
+        True,
+        False,
+        True,
+    ]
 
 
 # --- equality ------------------------------------------------------------------------------------
@@ -576,5 +581,5 @@ def test_condition_compares_as_json_equal_does(wanted: Any, value: Any) -> None:
 def test_number_that_may_not_be_what_was_sent_is_not_searched() -> None:
     held = compile_conditions({"param_matches": {"id": "^1"}})
     assert held is not None
-    assert held({"id": 1.2345678901234568e20}, 0) not in (True, False)
-    assert held({"id": 12345678901234567}, 0) is True
+    assert held({"id": 1.2345678901234568e20}, 0, Work()) not in (True, False)
+    assert held({"id": 12345678901234567}, 0, Work()) is True

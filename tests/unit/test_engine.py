@@ -26,6 +26,7 @@ from aegis_core import (
     Policy,
     PolicyRule,
     RiskLevel,
+    Work,
     compile_policy,
 )
 
@@ -57,14 +58,14 @@ def engine_of(*rules: PolicyRule, clock: Callable[[], float] = lambda: 0.0) -> E
 def says(answer: object, name: str = "conditional") -> PolicyRule:
     """A rule for everything that allows, under a condition that says this."""
     return PolicyRule(
-        approval=Approval.AUTO, name=name, conditions={"held": lambda params, now: answer}
+        approval=Approval.AUTO, name=name, conditions={"held": lambda params, now, work: answer}
     )
 
 
 def raising(error: type[BaseException], text: str = "") -> PolicyRule:
     """A rule for everything that allows, under a condition that raises this."""
 
-    def condition(params: Mapping[str, Any], now: float) -> bool:
+    def condition(params: Mapping[str, Any], now: float, work: Work) -> bool:
         raise error(text)
 
     return PolicyRule(approval=Approval.AUTO, name="broken", conditions={"held": condition})
@@ -73,7 +74,7 @@ def raising(error: type[BaseException], text: str = "") -> PolicyRule:
 def keeping(asked: list[tuple[object, object]], value: object, pattern: str = "*") -> PolicyRule:
     """A rule under a condition that fails, and notes this value and its params when asked."""
 
-    def condition(params: Mapping[str, Any], now: float) -> bool:
+    def condition(params: Mapping[str, Any], now: float, work: Work) -> bool:
         asked.append((value, params))
         return False
 
@@ -411,7 +412,7 @@ def test_condition_gets_the_params_as_they_are() -> None:
 
 
 def test_missing_params_are_empty_for_a_condition() -> None:
-    rule = PolicyRule(name="empty", conditions={"held": lambda params, now: params == {}})
+    rule = PolicyRule(name="empty", conditions={"held": lambda params, now, work: params == {}})
     assert engine_of(rule).evaluate("read", params=None).matched_rule == "empty"
 
 
@@ -636,7 +637,7 @@ def test_threads_share_one_engine() -> None:
 
 
 def test_condition_may_ask_the_engine_again() -> None:
-    def asks_again(params: Mapping[str, Any], now: float) -> bool:
+    def asks_again(params: Mapping[str, Any], now: float, work: Work) -> bool:
         return params == {} or engine.evaluate("read").matched_rule == "again"
 
     rules = [says(False)] * (ON_STACK + 1)
@@ -681,8 +682,8 @@ LEAK = """
 import gc, resource, tracemalloc
 from aegis_core import Policy, PolicyRule, compile_policy
 
-def fails(params, now): raise LookupError("none")
-def answers(answer): return lambda params, now: answer
+def fails(params, now, work): raise LookupError("none")
+def answers(answer): return lambda params, now, work: answer
 def ruled(*conditions): return compile_policy(
     Policy((PolicyRule("x*"), *[PolicyRule("r*", conditions={"c": c}) for c in conditions])),
     condition=lambda written: written.get("c"),

@@ -15,6 +15,7 @@ from aegis_core import (
     Policy,
     PolicyRule,
     RiskLevel,
+    Work,
     reference,
 )
 from aegis_core.reference import Step, Trace
@@ -26,7 +27,7 @@ UNCLEAR = PolicyRule(name="unclear", conditions={"says": "`count` is no number"}
 
 def says(written: Mapping[str, Any]) -> Condition | None:
     """Compiles `{"says": x}` to a condition that says x."""
-    return (lambda params, now: written["says"]) if written else None
+    return (lambda params, now, work: written["says"]) if written else None
 
 
 def traced(*rules: PolicyRule, target: str = "", agent: str = "") -> Trace:
@@ -100,7 +101,7 @@ def test_step_of_an_indeterminate_condition_says_why() -> None:
 
 
 def test_raising_condition_is_indeterminate() -> None:
-    def raises(params: Mapping[str, Any], now: float) -> bool:
+    def raises(params: Mapping[str, Any], now: float, work: Work) -> bool:
         raise LookupError("no such column")
 
     policy = Policy((PolicyRule(name="broken", conditions={"any": 1}),))
@@ -109,7 +110,7 @@ def test_raising_condition_is_indeterminate() -> None:
 
 
 def test_condition_gets_the_params_and_the_time() -> None:
-    def judges(params: Mapping[str, Any], now: float) -> bool:
+    def judges(params: Mapping[str, Any], now: float, work: Work) -> bool:
         return (params, now) == ({"count": 1}, 7.0)
 
     policy = Policy((PolicyRule(name="judged", conditions={"any": 1}),))
@@ -122,7 +123,7 @@ def test_condition_gets_the_params_and_the_time() -> None:
 def test_missing_params_are_empty_for_a_condition() -> None:
     policy = Policy((PolicyRule(name="judged", conditions={"any": 1}),))
     decision = reference.evaluate(
-        policy, "read", condition=lambda written: lambda params, now: params == {}, now=0.0
+        policy, "read", condition=lambda written: lambda params, now, work: params == {}, now=0.0
     )
     assert decision.matched_rule == "judged"
 

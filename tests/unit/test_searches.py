@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from aegis import Action, Approval, Policy, PolicyRule
 from aegis.conditions import compile_conditions, compiler
 from aegis.searches import LARGEST_SET, SHORT_TEXT, Searches
+from aegis_core import Work
 
 PIECES = [
     "a", "b", "ab", ".", "^", "$", r"\b", r"\B", "a*", "(?:ab|b)+", "[^a]", "(?i:A)", "(?s:.)", "é",
@@ -30,7 +31,7 @@ values: st.SearchStrategy[object] = texts | st.sampled_from(
 def outcome(condition: Any, value: object) -> object:
     """What a condition answers or raises."""
     try:
-        return condition({"p": value}, 0.0)
+        return condition({"p": value}, 0.0, Work())
     except UnicodeEncodeError:
         return UnicodeEncodeError
 
@@ -57,7 +58,7 @@ def test_more_expressions_than_one_program_holds_are_all_found() -> None:
     found = many(LARGEST_SET)
     for number in (0, 1, 199, 200, LARGEST_SET - 1):
         text = str(number)
-        assert [search(text) for search in found] == [
+        assert [search.found_in(text) for search in found] == [
             other == number for other in range(LARGEST_SET)
         ]
 
@@ -65,16 +66,20 @@ def test_more_expressions_than_one_program_holds_are_all_found() -> None:
 def test_expression_too_large_for_a_set_is_searched_for_alone() -> None:
     searches = Searches()
     found = [searches.add("p", pattern) for pattern in ("a", f"a{{{LARGEST_SET}}}", "b")]
-    assert [search("ab") for search in found] == [True, False, True]
-    assert [search("a" * LARGEST_SET) for search in found] == [True, True, False]
+    assert [search.found_in("ab") for search in found] == [True, False, True]
+    assert [search.found_in("a" * LARGEST_SET) for search in found] == [True, True, False]
 
 
 def test_expression_that_comes_after_a_search_is_searched_for_too() -> None:
     searches = Searches()
     first, second = (searches.add("p", pattern) for pattern in "ab")
-    assert (first("abc"), second("abc")) == (True, True)
+    assert (first.found_in("abc"), second.found_in("abc")) == (True, True)
     third = searches.add("p", "c")
-    assert (first("abc"), second("abc"), third("abc")) == (True, True, True)
+    assert (first.found_in("abc"), second.found_in("abc"), third.found_in("abc")) == (
+        True,
+        True,
+        True,
+    )
 
 
 def test_parameters_do_not_answer_for_each_other() -> None:
@@ -85,7 +90,7 @@ def test_parameters_do_not_answer_for_each_other() -> None:
         for pattern in ("a", "b")
     ]
     asked = {"p": "a", "q": "b"}
-    assert [held and held(asked, 0.0) for held in conditions] == [True, False, False, True]
+    assert [held and held(asked, 0.0, Work()) for held in conditions] == [True, False, False, True]
 
 
 class OutOfMemory:
@@ -115,7 +120,7 @@ def test_search_that_fails_is_not_taken_for_finding_nothing(
 ) -> None:
     monkeypatch.setattr(re2, "Set", kind)
     found = many(5)
-    assert [search("3") for search in found] == [False, False, False, True, False]
+    assert [search.found_in("3") for search in found] == [False, False, False, True, False]
 
 
 def test_equal_text_of_another_type_is_searched_anew() -> None:
@@ -128,8 +133,8 @@ def test_equal_text_of_another_type_is_searched_anew() -> None:
         __hash__ = str.__hash__
 
     found = many(3)
-    assert found[1]("1")
-    assert not found[1](Sly("2"))
+    assert found[1].found_in("1")
+    assert not found[1].found_in(Sly("2"))
 
 
 def test_threads_share_searches() -> None:
