@@ -9,10 +9,11 @@
 #   make format   put the code into the form that `make check` wants
 #   make bench    the full benchmark, into bench-results; ARGS=--agent-aegis takes it along
 #   make instructions  count the instructions of a decision by valgrind, and store them in benchmarks/results
-#   make clean    remove what these targets made
+#   make clean    remove what these targets made, also the database of `make serve`; results of
+#                 benchmarks stay
 #
-# Needs Python 3.11 or newer with venv (another than `python3`: make PYTHON=python3.12 ...), a C
-# compiler and a package index.
+# Needs Python 3.11 or newer with venv, a C compiler and a package index. `make PYTHON=python3.12 ...`
+# takes another Python than `python3`; if .venv has another one than that, it is made anew.
 
 PYTHON ?= python3
 ARGS ?=
@@ -24,6 +25,11 @@ UNDER_SANITIZERS = PYTHONMALLOC=malloc ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS
 ENGINE_SOURCES := $(wildcard aegis_core/*.pyx aegis_core/*.pxd)
 ENGINE_MODULES := $(patsubst %.pyx,%,$(wildcard aegis_core/*.pyx))
 PYTHON_CODE := aegis aegis_core tests benchmarks setup.py
+
+# The Python behind an environment: `python3` may be that of an active .venv. It is looked up before
+# .venv leads the PATH.
+BEHIND := import os, sys; print(os.path.realpath(sys.executable))
+BASE_PYTHON := $(shell $(PYTHON) -c '$(BEHIND)' 2> /dev/null)
 
 # The checkers start helpers by name, and these must be the ones in .venv.
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
@@ -48,7 +54,7 @@ nightly: $(VENV)/installed $(VENV)/test-tools
 # from malloc, and what it leaves behind at its end is no finding.
 sanitize: $(VENV)/installed $(VENV)/test-tools
 	rm -rf $(SANITIZED)
-	AEGIS_CORE_SANITIZE=1 $(PIP) install --quiet --no-deps --target $(SANITIZED) .
+	AEGIS_CORE_SANITIZE=1 $(PIP) install --verbose --no-deps --target $(SANITIZED) .
 	cp -R tests benchmarks pyproject.toml $(SANITIZED)
 	cd $(SANITIZED) && $(UNDER_SANITIZERS) python -c \
 	    'from aegis_core import engine; assert engine.__file__.startswith("$(CURDIR)/$(SANITIZED)/")'
@@ -81,29 +87,40 @@ instructions: $(VENV)/installed
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache .benchmarks
-	rm -f aegis_core/*.so aegis_core/*.c
+	rm -rf .import_linter_cache
+	rm -f aegis_core/*.so aegis_core/*.c aegis_audit.db aegis_audit.db-* aegis_audit.db.*
 	find $(wildcard aegis aegis_core tests benchmarks) -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # INVARIANT: what is run and tested is this checkout. The install points here, so an edited .py file
 # counts at once; a file that only the build reads makes the engine be built again.
 $(VENV)/installed: $(VENV)/pip pyproject.toml setup.py aegis/__init__.py $(ENGINE_SOURCES)
-	PYTHONWARNINGS="ignore:Editable installation" $(PIP) install --quiet --editable .
+	@echo "Building the engine and installing Aegis into $(VENV): a minute or two, once."
+	PYTHONWARNINGS="ignore:Editable installation" $(PIP) install --verbose --editable .
 	@touch $@
 
 $(VENV)/test-tools: $(VENV)/pip pyproject.toml
-	$(PIP) install --quiet --group test
+	$(PIP) install --group test
 	@touch $@
 
 $(VENV)/check-tools: $(VENV)/pip pyproject.toml
-	$(PIP) install --quiet --group check
+	$(PIP) install --group check
 	@touch $@
 
 # Only pip from 25.1 on knows dependency groups.
 $(VENV)/pip:
-	@$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else "$(PYTHON) is older than 3.11: name a newer one, as in `make PYTHON=python3.12`")'
-	$(PYTHON) -m venv $(VENV)
-	$(PIP) install --quiet --upgrade "pip>=25.1"
+	@test -n "$(BASE_PYTHON)" || { echo "$(PYTHON) cannot be started: name a Python of 3.11 or newer, as in \`make PYTHON=python3.12\`"; exit 1; }
+	@"$(BASE_PYTHON)" -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else "$(PYTHON) is older than 3.11: name a newer one, as in `make PYTHON=python3.12`")'
+	rm -rf $(VENV)
+	"$(BASE_PYTHON)" -m venv $(VENV)
+	$(PIP) install --upgrade "pip>=25.1"
 	@touch $@
+
+# INVARIANT: .venv has the Python that PYTHON names; without PYTHON, the one that it was made with.
+ifneq ($(origin PYTHON),file)
+ifneq ($(BASE_PYTHON),$(shell $(VENV)/bin/python -c '$(BEHIND)' 2> /dev/null))
+.PHONY: $(VENV)/pip
+endif
+endif
 
 # The compiled engine lies beside its source, where a clean-up may take it away.
 ifneq ($(words $(ENGINE_MODULES)),$(words $(foreach module,$(ENGINE_MODULES),$(wildcard $(module).*.so))))

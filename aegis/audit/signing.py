@@ -1,7 +1,6 @@
 """Signed heads: who holds only the public key can tell that a trail is the server's, and whole.
 
-The signature is Ed25519's; it needs the optional package `cryptography` (`pip install
-'agent-aegis[signing]'`).
+The signature is Ed25519's; it needs the optional package `cryptography` (of the extra `signing`).
 """
 
 from __future__ import annotations
@@ -118,5 +117,5 @@ def _keys() -> _Keys:
         return _Keys()
     except ImportError:
         raise ConfigError(
-            "signed heads need the package `cryptography`: pip install 'agent-aegis[signing]'"
+            "signed heads need the package `cryptography`: pip install 'cryptography>=42'"
         ) from None

@@ -27,6 +27,20 @@ NOT_RUN = {
         "builds; what it runs is run in its place"
     ),
     "make test     # builds, installs what the tests need and runs all of them": "is what runs this",
+    **dict.fromkeys(
+        [
+            "sudo useradd --system --home-dir /var/lib/aegis --shell /usr/sbin/nologin aegis",
+            "sudo python3 -m venv /opt/aegis",
+            "sudo /opt/aegis/bin/pip install .",
+            "sudo install -d -o aegis -g aegis -m 0750 /etc/aegis",
+            "sudo install -o aegis -g aegis -m 0640 policy.yaml /etc/aegis/policy.yaml",
+            "sudo -u aegis /opt/aegis/bin/aegis keys new me --role admin --keys /etc/aegis/keys.yaml",
+            "sudo install -m 0644 deploy/aegis.service /etc/systemd/system/aegis.service",
+            "sudo systemctl daemon-reload",
+            "sudo systemctl enable --now aegis",
+        ],
+        "changes the machine; test_deploy.py compares it with the unit",
+    ),
     "make check": "is run beside the tests",
     'make test ARGS="tests/unit -q"': "is what runs this",
     "openssl genpkey -algorithm ed25519 -out audit.key": "needs OpenSSL's own command",
@@ -40,7 +54,7 @@ NOT_RUN = {
 }
 """Commands that are not run, and why; targets of make are seen to exist."""
 
-SERVERS = ("aegis serve", "make serve", "uvicorn")
+SERVERS = ("aegis serve", ".venv/bin/aegis serve", "make serve", "uvicorn")
 
 
 @pytest.fixture(scope="module")
@@ -183,6 +197,7 @@ def _follow(shell: Shell, block: Block) -> None:
 def test_document_shows_what_happens(document: Path, commands: Path, tmp_path: Path) -> None:
     shell = Shell(tmp_path, commands)
     shutil.copy(ROOT / "policy.yaml", tmp_path)
+    (tmp_path / ".venv").symlink_to(commands.parent)
     if "aegis init" in document.read_text(encoding="utf-8"):
         (tmp_path / "policy.yaml").unlink()
     try:
@@ -218,6 +233,17 @@ def test_every_command_that_is_not_run_is_in_a_document() -> None:
 )
 def test_target_of_make_exists(target: str) -> None:
     run("make", "--dry-run", target, cwd=ROOT)
+
+
+def test_readme_calls_the_command_where_its_set_up_puts_it() -> None:
+    called = [
+        command
+        for block in blocks(ROOT / "README.md")
+        for command, _ in block.commands()
+        if re.search(r"\baegis\b(?!_)", command.partition(" -H ")[0])
+    ]
+    assert called
+    assert [command for command in called if not command.startswith(".venv/bin/aegis ")] == []
 
 
 def test_readme_sets_up_with_two_commands() -> None:
