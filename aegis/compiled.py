@@ -25,6 +25,7 @@ from aegis import __version__, codec
 from aegis.conditions import compile_conditions
 from aegis.config import beside
 from aegis.errors import Problem, shown
+from aegis.files import keep_owner
 from aegis.policies import LoadedPolicy, Policy, decoded_policy, load_text
 from aegis_core import Engine, Work
 
@@ -224,6 +225,7 @@ class CompiledFiles:
     """
 
     def __init__(self, database: str) -> None:
+        self._database = database
         self._prefix = None if database == ":memory:" else beside(database, ".policy-")
 
     def load(self, text: str | bytes) -> PolicyText:
@@ -266,7 +268,8 @@ class CompiledFiles:
         if self._prefix is None:
             return policy
         try:
-            _write(Path(self._path(self._prefix, policy.sha256)), pack(policy))
+            path = Path(self._path(self._prefix, policy.sha256))
+            _write(path, pack(policy), like=self._database)
         except (OSError, ValueError) as error:
             _log.warning("the compiled policy cannot be kept for other processes: %s", error)
             return policy
@@ -315,11 +318,12 @@ def _mapped(path: str, sha256: str) -> CompiledPolicy:
     return _opened(memoryview(whole)[:start], block, sha256)
 
 
-def _write(path: Path, data: bytes) -> None:
+def _write(path: Path, data: bytes, *, like: str) -> None:
     """Put a file in its place as a whole; who has mapped an older one keeps that."""
     file, temporary = tempfile.mkstemp(".part", f"{path.name}.", path.parent)
     try:
         with os.fdopen(file, "wb") as writing:  # readable and writable by this user only
+            keep_owner(file, like)
             writing.write(data)
         os.replace(temporary, path)
     except BaseException:

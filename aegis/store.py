@@ -14,16 +14,17 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from functools import lru_cache
 from itertools import chain, repeat
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import apsw
 
 from aegis.config import Durability, beside
 from aegis.errors import StoreError, shown
+from aegis.files import allocate, make_private, open_private, replacing
 from aegis.schema import APPLICATION_ID, MIGRATIONS
 
 __all__ = ["Connection", "Store"]
@@ -36,6 +37,8 @@ BUSY_TIMEOUT_MS = 1_000
 MOST_IDLE_READERS = 4
 LARGEST_LOG_BYTES = 64 * 1024 * 1024
 """Of the write-ahead log, before the writer waits for readers so that it can begin anew."""
+LOG_PAGES = 1_000
+"""That a connection writes to the log before they are moved into the database."""
 
 _LOCK_FILE_BYTES = 4096
 _STATEMENTS = 200  # prepared and kept by each connection
@@ -50,7 +53,7 @@ class Store:
     Args:
         path: The file, made where there is none; `:memory:` keeps nothing.
         durability: What an acknowledged commit survives.
-        read_only: Change nothing, not even an older schema, and make no file.
+        read_only: Change nothing, not even an older schema, and make no file of ours.
 
     Attributes:
         newest_link: One word that all processes share: the number of the newest link of the audit,
@@ -79,8 +82,12 @@ class Store:
         self._lock_map: mmap.mmap | None = None
         self._inode: tuple[int, int] | None = None
         self._durability = durability
+        self._written = 0
         self.newest_link = memoryview(bytearray(8)).cast("Q")
+        self._reads_log = not self.is_memory and self._size("-wal") > 0
         with self._said(f"cannot open {shown(self.path)}"):
+            if self._reads_log:
+                self._refuse_strange_log()
             self._writer = self._connect()
         try:
             with self._said(f"cannot open {shown(self.path)}"):
@@ -90,13 +97,28 @@ class Store:
             raise
 
     def _connect(self) -> Connection:
-        flags = apsw.SQLITE_OPEN_URI
         if self._is_read_only:
-            flags |= apsw.SQLITE_OPEN_READONLY
-        else:
-            flags |= apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE
+            return self._connect_to_read(is_alone=not self._reads_log)
+        if not self.is_memory:
+            make_private(os.path.realpath(self.path))
+        return self._connected(
+            self._uri or _file_uri(self.path), apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE
+        )
+
+    def _connect_to_read(self, *, is_alone: bool) -> Connection:
+        """A connection that cannot write.
+
+        Args:
+            is_alone: Read the one file as it is, which needs no other one beside it.
+        """
+        # SOURCE: sqlite.org/wal.html, "Read-Only Databases".
+        uri = f"{_file_uri(self.path)}?immutable=1" if is_alone else _file_uri(self.path)
+        return self._connected(uri, apsw.SQLITE_OPEN_READONLY)
+
+    @staticmethod
+    def _connected(uri: str, flags: int) -> Connection:
         connection = Connection(
-            self._uri or _file_uri(self.path), flags=flags, statementcachesize=_STATEMENTS
+            uri, flags=flags | apsw.SQLITE_OPEN_URI, statementcachesize=_STATEMENTS
         )
         connection.set_busy_timeout(BUSY_TIMEOUT_MS)
         _distrust_schema(connection)
@@ -109,11 +131,9 @@ class Store:
             return
         if not self.is_memory:
             _write_ahead(self._writer)
-            self._lock_file = os.open(
-                beside(self.path, ".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600
-            )
-            if os.fstat(self._lock_file).st_size < _LOCK_FILE_BYTES:
-                os.ftruncate(self._lock_file, _LOCK_FILE_BYTES)
+            _checkpoint_by_hand(self._writer)
+            self._lock_file = open_private(beside(self.path, ".lock"), self.path)
+            allocate(self._lock_file, _LOCK_FILE_BYTES)
             self._lock_map = mmap.mmap(self._lock_file, _LOCK_FILE_BYTES)
             self.newest_link = memoryview(self._lock_map).cast("Q")[:1]
             self._inode = self._file_id()
@@ -129,6 +149,74 @@ class Store:
             _drop_if_empty(connection, "unchained_record")
             # Also where nothing changes: a read-only file would open without an error.
             touch(connection)
+            _number_log(connection)
+        if not self.is_memory:
+            with self.turn() as connection:
+                # Twice: the file itself has to differ from any copy of it that was made before.
+                _begin_log(connection)
+                _begin_log(connection)
+
+    def _size(self, ending: str = "") -> int:
+        try:
+            return os.stat(beside(self.path, ending)).st_size
+        except OSError:
+            return 0
+
+    def _refuse_strange_log(self) -> None:
+        """See that the write-ahead log is of this very file, and not of one that it has replaced.
+
+        Raises:
+            StoreError: It is not: what both would make together was never written by anyone.
+        """
+        if not self._size():  # SQLite would remove the log
+            self._raise_strange_log()
+        try:
+            while True:
+                logged, alone = self._log_numbers(is_alone=False), self._log_numbers(is_alone=True)
+                # Others may write: what is read before and after was so in between.
+                if self._log_numbers(is_alone=False) == logged:
+                    break
+        except apsw.Error:  # it is not the log that keeps it from being read
+            return
+        if alone == _UNREADABLE:  # its own log may still make it whole
+            return
+        if alone[1] not in logged or (logged == _NO_LOGS and self._log_has_number()):
+            self._raise_strange_log()
+
+    def _raise_strange_log(self) -> NoReturn:
+        raise StoreError(
+            f"{shown(beside(self.path, '-wal'))} was not written for {shown(self.path)}, which was"
+            " replaced or removed since; put a backup in place by `aegis restore`, or move that log"
+            " away to use the file as it is"
+        )
+
+    def _log_numbers(self, *, is_alone: bool) -> tuple[bytes, ...]:
+        """The numbers of the log before and of the one now.
+
+        Args:
+            is_alone: As the file itself has them, whatever the log says.
+        """
+        with closing(self._connect_to_read(is_alone=is_alone)) as connection:
+            try:
+                if not has_table(connection, "log_number"):
+                    return _NO_LOGS
+                rows: list[Any] = connection.execute(
+                    "SELECT previous, current FROM log_number"
+                ).fetchall()
+            except (apsw.CorruptError, apsw.NotADBError, apsw.SQLError):
+                return _UNREADABLE
+        is_sound = len(rows) == 1 and all(type(number) is bytes for number in rows[0])
+        return rows[0] if is_sound else _UNREADABLE
+
+    def _log_has_number(self) -> bool:
+        """Whether the log was begun by a release that numbers logs, whatever database it is beside."""
+        with open(beside(self.path, "-wal"), "rb") as log:
+            end = b""
+            while part := log.read(1024 * 1024):
+                if _LOG_MARK in end + part:
+                    return True
+                end = part[-len(_LOG_MARK) :]
+        return False
 
     def _refuse_foreign(self) -> None:
         owner = _pragma(self._writer, "application_id")
@@ -181,7 +269,11 @@ class Store:
             yield
         except apsw.NotADBError:
             raise StoreError(f"{doing}: it is not a SQLite database") from None
-        except (apsw.Error, OSError) as error:
+        except apsw.FullError as error:  # which not every call of SQLite says in words
+            raise StoreError(f"{doing}: database or disk is full") from error
+        except OSError as error:
+            raise StoreError(f"{doing}: {error.strerror or error}") from error
+        except apsw.Error as error:
             said = StoreError(f"{doing}: {error}")
             said.is_permanent = isinstance(error, _PERMANENT)
             raise said from error
@@ -212,6 +304,8 @@ class Store:
                 self._take_lock()
             try:
                 yield self._writer
+                if self._lock_file >= 0:
+                    self._bound_pages()
             finally:
                 if self._lock_file >= 0:
                     fcntl.flock(self._lock_file, fcntl.LOCK_UN)
@@ -231,6 +325,14 @@ class Store:
         with self.turn() as connection, transacted(connection):
             yield connection
 
+    def _bound_pages(self) -> None:
+        """Move the log into the database now and then, as SQLite does it, but number the next one."""
+        written, _ = self._writer.status(apsw.SQLITE_DBSTATUS_CACHE_WRITE)
+        if written - self._written > LOG_PAGES:
+            self._written = written
+            with suppress(apsw.Error):  # what was committed is; the next time will do
+                _begin_log(self._writer)
+
     def bound_log(self) -> None:
         """Begin the write-ahead log anew where it has grown large, since somebody always read.
 
@@ -239,13 +341,10 @@ class Store:
 
         Cost: waits for those who read, up to the busy timeout.
         """
-        try:
-            size = 0 if self.is_memory else os.stat(beside(self.path, "-wal")).st_size
-        except OSError:
-            return
-        if size > LARGEST_LOG_BYTES:
+        if not self.is_memory and self._size("-wal") > LARGEST_LOG_BYTES:
             with self.turn() as connection:
                 connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
+                _begin_log(connection)
 
     def hold(self, number: int) -> bool:
         """Hold a number for as long as this store is open; the system lets go of it for the dead.
@@ -287,6 +386,8 @@ class Store:
             StoreError: The database cannot be read.
         """
         with self._said(f"cannot read {shown(self.path)}"):
+            if self._is_read_only:
+                self._follow_log()
             with self._idle_lock:
                 connection = self._idle.pop() if self._idle else None
             if connection is None:
@@ -303,6 +404,17 @@ class Store:
                         self._idle.append(connection)
                 if not keep:
                     connection.close()
+            if self._is_read_only and not self._reads_log and self._size("-wal"):
+                raise StoreError(
+                    f"{shown(self.path)} was opened by a server while it was read; try again"
+                )
+
+    def _follow_log(self) -> None:
+        """Read a file alone that nobody writes, and with its log one that somebody does."""
+        reads_log = not self.is_memory and self._size("-wal") > 0
+        if reads_log != self._reads_log:
+            self._reads_log = reads_log
+            self._close_idle()
 
     def check(self) -> None:
         """See that the tables are as they were made, and that each word is found by its text.
@@ -350,9 +462,23 @@ class Store:
         Raises:
             StoreError: It could not be copied.
         """
-        self._refuse_existing(path)
-        with self._said(f"cannot copy {shown(self.path)} to {shown(str(path))}"):
-            source, target = self._connect(), Connection(str(path))
+        if os.path.lexists(path):
+            raise StoreError(f"{shown(str(path))} exists; give the name of a file to be made")
+        self.copy_over(path, tick)
+
+    def copy_over(
+        self, path: str | Path, tick: Callable[[int, int], None], like: str | None = None
+    ) -> None:
+        """As `copy_to`; a file that is there is replaced at the end.
+
+        Args:
+            path: The file to make.
+            tick: As of `copy_to`.
+            like: Whose owner it gets, if not that of this database.
+        """
+        doing = f"cannot copy {shown(self.path)} to {shown(str(path))}"
+        with self._said(doing), replacing(path, like=like or self.path) as name:
+            source, target = self._connect(), Connection(name)
             try:
                 with source:  # a transaction, so that all pages are of one moment
                     source.execute("SELECT count(*) FROM sqlite_schema").fetchall()
@@ -360,13 +486,15 @@ class Store:
                         while not backup.done:
                             backup.step(_PAGES_A_STEP)
                             tick(backup.page_count - backup.remaining, backup.page_count)
+                # One file, which can be read where none can be made beside it.
+                target.pragma("journal_mode", "delete")
+                if has_table(target, "log_number"):
+                    target.execute(
+                        "UPDATE log_number SET previous = randomblob(16), current = randomblob(16)"
+                    )
             finally:
                 source.close()
                 target.close()
-
-    def _refuse_existing(self, path: str | Path) -> None:
-        if os.path.lexists(path):
-            raise StoreError(f"{shown(str(path))} exists; give the name of a file to be made")
 
     def close(self) -> None:
         """Close every connection. What was committed stays."""
@@ -386,6 +514,29 @@ class Store:
             for connection in self._idle:
                 connection.close()
             self._idle.clear()
+
+
+@contextmanager
+def unused(path: str) -> Iterator[None]:
+    """Keep those who write from a database that none of them has open.
+
+    Raises:
+        StoreError: One has.
+    """
+    try:
+        file = open_private(beside(path, ".lock"), path)
+    except OSError as error:
+        raise StoreError(f"cannot use {shown(path)}: {error.strerror}") from None
+    try:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            held = struct.pack("hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, _LOCK_FILE_BYTES, 0, 0)
+            fcntl.fcntl(file, fcntl.F_OFD_SETLK, held)
+        except (BlockingIOError, PermissionError):
+            raise StoreError(f"a process writes {shown(path)}; stop it first") from None
+        yield
+    finally:
+        os.close(file)
 
 
 def _schema(connection: Connection) -> dict[tuple[str, str], str | None]:
@@ -548,15 +699,10 @@ _LARGEST_HELD = 2**62
 _MOST_BINDINGS = 30_000  # below SQLite's 32,766
 _MOST_WORDS = 500
 _PAGES_A_STEP = 1_000
-
-
-def sync_folder(path: str | Path) -> None:
-    """See that a file that was made or renamed is found under its name after a loss of power."""
-    folder = os.open(Path(path).absolute().parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+_NO_LOGS, _UNREADABLE = (b"", b""), ()
+"""In the place of the numbers of logs: the database has none yet; it cannot be read."""
+_LOG_MARK = b"number of an aegis log"
+"""By which the page with the numbers is found in a log."""
 
 
 def _file_uri(path: str) -> str:
@@ -565,6 +711,39 @@ def _file_uri(path: str) -> str:
 
 def _pragma(connection: Connection, name: str) -> Any:
     return connection.pragma(name)
+
+
+def _number_log(connection: Connection) -> None:
+    """Let the database say which write-ahead log it belongs to; in a transaction.
+
+    It is no part of the schema that a release has: it says nothing of what is stored, and may be
+    missing.
+    """
+    connection.execute(
+        "CREATE TABLE IF NOT EXISTS log_number (id INTEGER PRIMARY KEY CHECK (id = 1),"
+        " previous BLOB NOT NULL, current BLOB NOT NULL, mark TEXT NOT NULL) STRICT"
+    )
+    connection.execute(
+        "INSERT OR IGNORE INTO log_number VALUES (1, ?, randomblob(16), ?)",
+        (_NO_LOGS[1], _LOG_MARK.decode()),
+    )
+
+
+def _begin_log(connection: Connection) -> None:
+    """Move the write-ahead log into the database and begin the next one with a number; in a turn."""
+    try:
+        pages, moved = connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
+    except apsw.BusyError:  # another program does it
+        return
+    # INVARIANT: the number in the file is the log's own, where it was moved, or the one before. Where
+    # somebody still reads what was before the log, it is not moved as a whole, and keeps its number.
+    if pages == moved:
+        connection.execute("UPDATE log_number SET previous = current, current = randomblob(16)")
+
+
+def _checkpoint_by_hand(connection: Connection) -> None:
+    """No log begins unnoticed: SQLite moves it into the database only where it is told to."""
+    connection.wal_autocheckpoint(0)
 
 
 def _write_ahead(connection: Connection) -> None:

@@ -21,6 +21,7 @@ from pathlib import Path
 
 from aegis.config import beside
 from aegis.errors import StoreError, shown
+from aegis.files import allocate, open_private
 
 __all__ = ["Workers"]
 
@@ -65,6 +66,7 @@ class Workers:
     """
 
     def __init__(self, database: str | None) -> None:
+        self._database = database or ""
         self._path = None if database is None else beside(database, ".version")
         self.slot: int | None = None
         self._lock = threading.Lock()
@@ -72,10 +74,9 @@ class Workers:
             self._map = mmap.mmap(-1, SIZE)
         else:
             try:
-                file = _opened(self._path)
+                file = open_private(self._path, self._database)
                 try:
-                    if os.fstat(file).st_size < SIZE:
-                        os.ftruncate(file, SIZE)
+                    allocate(file, SIZE)
                     self._map = mmap.mmap(file, SIZE)
                 finally:
                     os.close(file)
@@ -106,7 +107,7 @@ class Workers:
             with self._lock:
                 yield
             return
-        file = _opened(self._path)
+        file = open_private(self._path, self._database)
         try:
             deadline = time.monotonic() + CHANGE_TIMEOUT_S
             while True:
@@ -284,10 +285,6 @@ class Workers:
 
 class _Timespec(ctypes.Structure):
     _fields_ = (("seconds", ctypes.c_long), ("nanoseconds", ctypes.c_long))
-
-
-def _opened(path: str) -> int:
-    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
 
 
 def started_at(pid: int) -> int | None:

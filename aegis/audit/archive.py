@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,8 @@ from aegis.audit.recovery import begun_actions
 from aegis.audit.requests import oldest_repeatable
 from aegis.audit.verify import Pin, verify
 from aegis.errors import StoreError, shown
-from aegis.store import Connection, Store, insert_many, sync_folder
+from aegis.files import replacing
+from aegis.store import Connection, Store, insert_many
 
 __all__ = ["Archived", "archive"]
 
@@ -113,33 +115,27 @@ def _copy(
     """Make the archive's file, and see that it is as the trail was."""
     if os.path.lexists(path):
         raise StoreError(f"{shown(str(path))} exists; give the name of a file to be made")
-    partial = f"{path}.partial"
-    for name in (partial, f"{partial}-wal", f"{partial}-shm"):
-        Path(name).unlink(missing_ok=True)  # of a run that was interrupted
-    archived = Store(partial)
     try:
-        if after:
-            with archived.transaction() as target:
-                target.execute(
-                    "INSERT INTO archive (last, hash, records, file, archived_us)"
-                    " VALUES (?, ?, 0, '', ?)",
-                    (after, previous, now_us()),
-                )
-        copied = after
-        while copied < last:
-            with store.reading() as source, archived.transaction() as target:
-                copied = _copy_some(source, target, copied, min(copied + _LINKS_AT_ONCE, last))
-            tick(copied - after)
-        with store.reading() as source:
-            hashed = source.execute("SELECT hash FROM record WHERE id = ?", (last,)).get
-        count = last - after
-        verify(archived, pin=Pin(bytes(hashed), last), tick=lambda done: tick(count + done))
-        archived.end_log()
-    finally:
-        archived.close()
-        Path(f"{partial}.lock").unlink(missing_ok=True)
-    os.rename(partial, path)
-    sync_folder(path)
+        with replacing(path, like=store.path) as name, closing(Store(name)) as archived:
+            if after:
+                with archived.transaction() as target:
+                    target.execute(
+                        "INSERT INTO archive (last, hash, records, file, archived_us)"
+                        " VALUES (?, ?, 0, '', ?)",
+                        (after, previous, now_us()),
+                    )
+            copied = after
+            while copied < last:
+                with store.reading() as source, archived.transaction() as target:
+                    copied = _copy_some(source, target, copied, min(copied + _LINKS_AT_ONCE, last))
+                tick(copied - after)
+            with store.reading() as source:
+                hashed = source.execute("SELECT hash FROM record WHERE id = ?", (last,)).get
+            count = last - after
+            verify(archived, pin=Pin(bytes(hashed), last), tick=lambda done: tick(count + done))
+            archived.end_log()
+    except OSError as error:
+        raise StoreError(f"cannot write {shown(str(path))}: {error.strerror}") from error
 
 
 def _copy_some(source: Connection, target: Connection, after: int, last: int) -> int:

@@ -7,7 +7,8 @@ import logging
 import os
 import signal
 import sys
-from typing import Any
+from contextlib import suppress
+from typing import Any, NoReturn
 
 import click
 
@@ -19,10 +20,11 @@ from aegis.cli.evaluate import evaluate
 from aegis.cli.init import init
 from aegis.cli.keys import keys
 from aegis.cli.policy import policy
+from aegis.cli.restore import restore
 from aegis.cli.serve import serve
 from aegis.cli.terminal import paint, wants_no_color
 from aegis.cli.validate import validate
-from aegis.errors import AegisError, Defect
+from aegis.errors import AegisError, Defect, shown
 
 __all__ = ["main"]
 
@@ -35,8 +37,20 @@ class _Group(click.Group):
     """
 
     def main(self, *args: Any, **extra: Any) -> Any:
+        """As every command, but nothing that could not be written counts as done."""
+        if not sys.stdout:  # closed: a file that is opened now would take its place
+            _fail("standard output is closed; let it lead somewhere, as to /dev/null")
         _write_utf8()
-        return super().main(*args, **extra)
+        try:
+            try:
+                return super().main(*args, **extra)
+            finally:
+                sys.stdout.flush()
+        except OSError as error:
+            with suppress(OSError, ValueError):  # Python flushes once more at its end
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            place = "standard output" if error.filename is None else shown(str(error.filename))
+            _fail(f"cannot write {place}: {error.strerror}")
 
     def invoke(self, ctx: click.Context) -> object:
         if wants_no_color():
@@ -69,6 +83,12 @@ def _write_utf8() -> None:
         sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")
 
 
+def _fail(said: str) -> NoReturn:
+    with suppress(OSError):
+        click.echo(f"aegis: {paint('error:', 'red')} {said}", err=True)
+    sys.exit(2)
+
+
 @click.group(
     cls=_Group,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -89,5 +109,5 @@ def main() -> None:
         logging.addLevelName(level, logging.getLevelName(level).lower())
 
 
-for command in (init, validate, evaluate, serve, policy, audit, keys, bench, completion):
+for command in (init, validate, evaluate, serve, policy, audit, restore, keys, bench, completion):
     main.add_command(command)

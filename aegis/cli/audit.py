@@ -35,6 +35,7 @@ from aegis.cli.parameters import (
 from aegis.cli.records import Page, record_writer
 from aegis.cli.terminal import echo_json, paint, printable
 from aegis.errors import ConfigError, InvalidQuery, InvalidTrail, StoreError, shown
+from aegis.files import replacing
 from aegis.store import Store
 
 __all__ = ["audit"]
@@ -200,7 +201,7 @@ def export(database: str, form: str, path: str, **wanted: str | int | None) -> N
     is_hidden = path == DASH and sys.stdout.isatty()
     with (
         _reading(database) as reader,
-        _output(path) as file,
+        _output(path, like=database) as file,
         _progress("exporting", is_hidden=is_hidden) as tick,
     ):
         archived, newest = _ends_of(reader.store)
@@ -374,15 +375,18 @@ def import_(database: str, file: str) -> None:
 
 
 @contextmanager
-def _output(path: str) -> Iterator[Any]:
+def _output(path: str, *, like: str) -> Iterator[Any]:
     if path == DASH:
         yield sys.stdout
         return
+    if os.path.lexists(path):
+        raise StoreError(f"{shown(path)} exists; give the name of a file to be made")
     try:
-        with open(path, "x", encoding="utf-8", newline="") as file:
+        with (
+            replacing(path, like=like) as name,
+            open(name, "w", encoding="utf-8", newline="") as file,
+        ):
             yield file
-    except FileExistsError:
-        raise StoreError(f"{shown(path)} exists; give the name of a file to be made") from None
     except OSError as error:
         raise StoreError(f"cannot write {shown(path)}: {error.strerror}") from None
 

@@ -121,7 +121,7 @@ def diff(old: int, new: int | None, url: str | None, database: str) -> None:
 @_place
 def rollback(version: int, note: str | None, url: str | None, database: str) -> None:
     """Put VERSION into force again, as a new version."""
-    with _versions(url, database) as versions:
+    with _versions(url, database, changes=True) as versions:
         number = versions.rollback(version, note)
     click.echo(f"version {number} is in force, with the text of version {version}")
 
@@ -159,45 +159,43 @@ class _Versions(Protocol):
 
 
 @contextmanager
-def _versions(url: str | None, database: str) -> Iterator[_Versions]:
+def _versions(url: str | None, database: str, *, changes: bool = False) -> Iterator[_Versions]:
     if url is not None:
         yield Remote(url)
         return
     from aegis.sharing import PolicyVersions
     from aegis.store import Store
+    from aegis.versions import PolicyHistory
 
     if not Path(database).is_file():
         raise ConfigError(f"there is no database {shown(database)}; give --audit-db, or --url")
-    store = Store(database)
-    try:
-        versions = PolicyVersions(store)
-        try:
-            yield _Stored(versions)
-        finally:
-            versions.close()
-    finally:
-        store.close()
+    with closing(Store(database, read_only=not changes)) as store:
+        if not changes:
+            yield _Stored(PolicyHistory(store))
+            return
+        with closing(PolicyVersions(store)) as versions:
+            yield _Stored(versions.history, versions)
 
 
 class _Stored:
     """The versions in a database."""
 
-    def __init__(self, versions: Any) -> None:
+    def __init__(self, history: Any, versions: Any = None) -> None:
+        self._history = history
         self._versions = versions
 
     def page(self, limit: int) -> list[dict[str, Any]]:
-        return [version.as_json() for version in self._versions.history.page(limit=limit)]
+        return [version.as_json() for version in self._history.page(limit=limit)]
 
     def newest(self) -> int:
-        newest = self._versions.history.newest()
+        newest = self._history.newest()
         if newest is None:
             raise ConfigError("the database has no policy yet; start a server with one")
         return int(newest.version)
 
     def version(self, number: int) -> dict[str, Any]:
-        history = self._versions.history
-        found: dict[str, Any] = history.find(number).as_json()
-        return found | {"source": history.source(number)}
+        found: dict[str, Any] = self._history.find(number).as_json()
+        return found | {"source": self._history.source(number)}
 
     def rollback(self, number: int, note: str | None) -> int:
         return int(self._versions.rollback(number, note=note).snapshot.version)

@@ -12,7 +12,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from aegis.config import beside
-from aegis.errors import ConfigError, shown
+from aegis.errors import AegisError, ConfigError, shown
+from aegis.files import open_private
 
 __all__ = ["Address", "free_address", "notify", "own_database"]
 
@@ -93,35 +94,54 @@ def own_database(path: str) -> Iterator[None]:
             f"cannot open {shown(path)}: it is a folder; name a file for the database"
         )
     name = beside(path, ".server")
+    is_new = not os.path.lexists(name)
     try:
-        file = os.open(name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        file = _locked(name, path)
     except OSError as error:
         raise ConfigError(f"cannot use {shown(path)}: {error.strerror}") from None
     try:
-        _lock(file, path)
-        os.truncate(file, 0)
-        os.pwrite(file, b"%d\n" % os.getpid(), 0)
         # Workers inherit the file and hold it as well: none of them is left when it is free.
         yield
+    except AegisError:
+        if is_new:  # what was refused is perhaps no database, and stays alone
+            os.unlink(name)
+        raise
     finally:
         os.close(file)
 
 
-def _lock(file: int, path: str) -> None:
+def _locked(name: str, path: str) -> int:
+    """The file by which there is one server, locked and with the number of this process."""
     deadline = time.monotonic() + PATIENCE_S
     while True:
+        file = open_private(name, path)
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return
+            if _is_at(name, file):  # not one that was removed meanwhile
+                os.truncate(file, 0)
+                os.pwrite(file, b"%d\n" % os.getpid(), 0)
+                return file
         except BlockingIOError:
             owner = os.pread(file, 20, 0).decode(errors="replace").strip()
             # One that runs will go on; one that was killed has workers that end now.
             if _is_running(owner) or time.monotonic() > deadline:
+                os.close(file)
                 raise ConfigError(
                     f"process {owner or 'unknown'} serves the database {shown(path)} already; stop"
                     " it, or give another --audit-db"
                 ) from None
+        except OSError:
+            os.close(file)
+            raise
+        os.close(file)
         time.sleep(_PAUSE_S)
+
+
+def _is_at(name: str, file: int) -> bool:
+    try:
+        return os.path.samestat(os.stat(name), os.fstat(file))
+    except FileNotFoundError:
+        return False
 
 
 def _is_running(pid: str) -> bool:

@@ -7,8 +7,8 @@ import json
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from statistics import quantiles
 from typing import Any
@@ -22,6 +22,7 @@ from aegis.audit.verify import verify
 from aegis.store import Store
 from tests.contract.client import app_of, served
 from tests.contract.test_idempotency import app_with
+from tests.fault.conftest import disk_filled
 from tests.fault.test_durability import disk_full, locked, until_ready
 from tests.fault.test_kill import EXECUTORS
 from tests.process.server import Server, end_of, until
@@ -31,7 +32,6 @@ DATABASE = "aegis_audit.db"
 OPTIONS = ("--audit-timeout", "0.3", "--executor", "effects:Appends")
 CLIENTS = 4
 MOST_STALLED_S = 0.05
-DISK_BYTES = 4 * 1024 * 1024
 
 
 @pytest.fixture
@@ -40,24 +40,6 @@ def folder(tmp_path: Path) -> Path:
     (tmp_path / "effects.py").write_text(EXECUTORS)
     (tmp_path / "effects").touch()
     return tmp_path
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system that is soon full."""
-    place = tmp_path / "disk"
-    place.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", f"size={DISK_BYTES}", "none", str(place)]
-    try:
-        mounted = subprocess.run(mount, check=False, capture_output=True).returncode == 0
-    except FileNotFoundError:
-        mounted = False
-    if not mounted:
-        pytest.skip("nobody may mount here; test_durability.py limits the size of files instead")
-    try:
-        yield place
-    finally:
-        subprocess.run(["umount", "-l", str(place)], check=True)
 
 
 def action(target: str) -> dict[str, Any]:
@@ -137,18 +119,6 @@ def assert_refused(load: Load) -> None:
     withheld, executed = (503, "audit_unavailable", True), (504, "outcome_unknown", False)
     assert withheld in refused
     assert refused <= {withheld, executed}
-
-
-@contextmanager
-def disk_filled(disk: Path) -> Iterator[None]:
-    filler = disk / "filler"
-    with suppress(OSError), filler.open("wb", buffering=0) as file:
-        while file.write(bytes(4096)):
-            pass
-    try:
-        yield
-    finally:
-        filler.unlink()
 
 
 @pytest.mark.parametrize("how", ["locked", "limited"])

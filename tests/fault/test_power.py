@@ -224,8 +224,8 @@ def test_power_lost_while_it_archives_leaves_every_link_somewhere(
         if count_of_kept == 300:
             continue
         archived = {
-            name.replace("archived.db.partial", DATABASE): content
+            DATABASE + name.partition(".partial")[2]: content
             for name, content in image.items()
-            if name.startswith("archived.db.partial")
+            if name.startswith("archived.db.")
         }
         assert len(restored(left, archived)) == 300

@@ -286,7 +286,7 @@ def test_log_that_has_grown_large_begins_anew_once_nobody_reads(
                 store.bound_log()
             assert log.stat().st_size > 10_000
         store.bound_log()
-        assert log.stat().st_size == 0
+        assert log.stat().st_size < 10_000
         assert len(words(store)) == 10
 
 
