@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 from aegis.errors import shown
 
-__all__ = ["odd_expression", "odd_parameter", "odd_pattern", "odd_text"]
+__all__ = ["odd_bound", "odd_expression", "odd_parameter", "odd_pattern", "odd_text"]
 
 _QUOTES = "\"'`\u201c\u201d\u201e\u2018\u2019\u00ab\u00bb"
 _ALTERNATIVES = re.compile(r"\{[^{}]*,[^{}]*\}")
@@ -19,6 +19,7 @@ _LISTED_SET = re.compile(r"\[[^\[\]]*\w[,\s]+\w[^\[\]]*\]")
 _SET = re.compile(r"\[[^\]]+\]")
 _LIST = re.compile(r"[^\[][|,]|^[|,]")  # `[|]` says that the character is meant
 _REPETITION = re.compile(r"(?<!\\)\{,[0-9]+\}")
+_NUMBER = re.compile(r"\s*[-+]?[0-9]+(\.[0-9]+)?\s*")
 _CONFUSED_SCRIPTS = ("CYRILLIC", "GREEK")
 
 
@@ -61,6 +62,12 @@ def odd_expression(expression: str) -> Iterator[str]:
     """What is odd about a regular expression that is one of RE2's."""
     if (found := _REPETITION.search(expression)) is not None:
         yield f"{shown(found[0])} repeats nothing, it is matched as it stands: write `{{0{found[0][1:]}`"
+
+
+def odd_bound(bound: str) -> Iterator[str]:
+    """What is odd about a text that a parameter must be greater or less than."""
+    if _NUMBER.fullmatch(bound) is not None:
+        yield f"{shown(bound)} is text, which no number can be compared with: write it without quotes"
 
 
 def odd_parameter(name: str) -> Iterator[str]:

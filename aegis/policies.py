@@ -27,7 +27,7 @@ from aegis.documents import (
     read_document,
 )
 from aegis.errors import PolicyError, Problem, Problems, did_you_mean, named, shown
-from aegis.lookalikes import odd_expression, odd_parameter, odd_pattern, odd_text
+from aegis.lookalikes import odd_bound, odd_expression, odd_parameter, odd_pattern, odd_text
 from aegis_core import (
     Approval,
     Engine,
@@ -53,6 +53,8 @@ _TOP_KEYS = ("version", "defaults", "rules", "scope", "scope_id", "description")
 _DEFAULT_KEYS = ("risk_level", "approval")
 _RULE_KEYS = ("name", "description", "match", "risk_level", "approval", "conditions")
 _MATCH_KEYS = ("type", "target", "agent")
+
+_ORDERS = ("param_gt", "param_gte", "param_lt", "param_lte")
 
 _SYNONYMS = {
     "action": "approval",
@@ -483,6 +485,8 @@ class _Checker:
             odd = [*odd_parameter(parameter)] if isinstance(parameter, str) else []
             if name == "param_matches" and isinstance(wanted, str):
                 odd += odd_expression(wanted)
+            elif name in _ORDERS and isinstance(wanted, str):
+                odd += odd_bound(wanted)
             for said in odd:
                 self._warning(said, parameters, parameter, f"{where}.{parameter}")
 

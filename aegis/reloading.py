@@ -6,13 +6,14 @@ import hashlib
 import logging
 import os
 import threading
+from collections.abc import Sequence
 from typing import Self
 
-from aegis.errors import AegisError, NotReady, PolicyError, shown
+from aegis.errors import AegisError, NotReady, PolicyError, Problem, shown
 from aegis.policies import decoded_policy, read_policy
 from aegis.sharing import InForce, PolicyVersions
 
-__all__ = ["PolicyFile"]
+__all__ = ["PolicyFile", "log_oddities"]
 
 _log = logging.getLogger("aegis.policy")
 
@@ -25,6 +26,12 @@ _MOST_LOGGED = 20
 _END_S = 2.0
 
 _Look = tuple[int, int, int, int] | None
+
+
+def log_oddities(path: str, oddities: Sequence[Problem]) -> None:
+    """Log what is odd about a policy file that loads, as far as anyone reads on."""
+    for odd in oddities[:_MOST_LOGGED]:
+        _log.warning("%s: %s", path if odd.line is None else f"{path}:{odd.line}", odd)
 
 
 class PolicyFile:
@@ -133,9 +140,7 @@ class PolicyFile:
                 _log.warning(
                     "the policy file has changed: version %d is in force", snapshot.version
                 )
-                for odd in snapshot.compiled.warnings[:_MOST_LOGGED]:
-                    place = self._shown if odd.line is None else f"{self._shown}:{odd.line}"
-                    _log.warning("%s: %s", place, odd)
+                log_oddities(self._shown, snapshot.compiled.warnings)
         except PolicyError:
             pass  # it is said already
         except AegisError as error:

@@ -24,7 +24,7 @@ from aegis.errors import ConfigError, NotFound, NotReady, shown
 from aegis.execution import Enforcer, Executor, NoOpExecutor
 from aegis.keys import KeyRing, Permission, environment_keys, read_keys
 from aegis.policies import LoadedPolicy, Policy, load_text, read_policy
-from aegis.reloading import PolicyFile
+from aegis.reloading import PolicyFile, log_oddities
 from aegis.server import openapi
 from aegis.server.admin import Admin, Change
 from aegis.server.api import Api
@@ -112,6 +112,7 @@ def create_app(
         file = PolicyText(policy.source, compiled(LoadedPolicy(policy, policy.source)))
     elif policy_path is not None:
         file = policy_text_of(policy_path, settings.audit_db)
+        log_oddities(str(policy_path), file.compiled.warnings)
     else:
         file = CompiledFiles(settings.audit_db).load("")
     return build_app(settings, file=file, executor=executor)

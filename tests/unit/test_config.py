@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from aegis.config import Settings, host_of, is_loopback, keys_from
@@ -121,3 +123,12 @@ def test_host_and_port_are_told_apart(text: str, expected: tuple[str, str]) -> N
 def test_what_is_no_host_is_refused(text: str) -> None:
     with pytest.raises(ConfigError, match="is not a host"):
         host_of(text)
+
+
+def test_application_logs_what_is_odd_about_its_policy_file(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "policy.yaml"
+    path.write_text("rules:\n- {name: a, match: {type: x}}\n")
+    create_app(path, ":memory:")
+    assert f"{path}:2: rule `a`: rules[0]: has no `approval`, which means `approve`" in caplog.text

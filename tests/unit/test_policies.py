@@ -1091,6 +1091,8 @@ LOOK_ALIKES = [
     ("param_eq: {a: 08}", "`08` is read as text"),
     ("param_eq: {a: 0o17}", "`0o17` is read as text"),
     ("param_gt:\n        a: 1,000", "`1,000` is read as text"),
+    ("param_gt: {a: '100'}", "`100` is text, which no number can be compared with"),
+    ("param_lte: {a: '-0.5'}", "`-0.5` is text, which no number can be compared with"),
     ("param_eq: {a: [x, NO]}", "`NO` is read as `false`"),
     ("param_eq: {a: {b: NO}}", "`NO` is read as `false`"),
     ('param_matches: {a: "\\brm\\b"}', "holds a backspace"),

@@ -57,6 +57,15 @@ def rule(versions: PolicyVersions) -> str:
 # --- asked to ------------------------------------------------------------------------------------
 
 
+def test_file_that_changed_is_logged_with_what_is_odd_about_it(
+    file: Path, versions: PolicyVersions, caplog: pytest.LogCaptureFixture
+) -> None:
+    file.write_text(text("second"))
+    PolicyFile(str(file), versions).reload_and_log()
+    said = f"{file}:1: rule `second`: rules[0]: matches every action and has no `approval`"
+    assert said in caplog.text
+
+
 def test_changed_file_becomes_a_version(file: Path, versions: PolicyVersions) -> None:
     file.write_text(text("second"))
     in_force = PolicyFile(str(file), versions).reload()
