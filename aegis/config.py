@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from aegis.errors import ConfigError, shown
+from aegis_core import DEFAULT_BUDGET
 
 __all__ = [
     "AuditDecisions",
@@ -53,6 +54,7 @@ class Settings:
         largest_policy_bytes: Of a `PUT` policy.
         largest_batch: Actions in one request.
         deepest_nesting: Of a request's JSON.
+        condition_budget: Units of work that the conditions of one request may take.
         body_timeout_s: For a body to arrive.
         execute_timeout_s: For an executor to run one action.
         audit_timeout_s: For a record to be committed before the answer is withheld.
@@ -76,6 +78,7 @@ class Settings:
     largest_policy_bytes: int = 16 * 1024 * 1024
     largest_batch: int = 10_000
     deepest_nesting: int = 64
+    condition_budget: int = DEFAULT_BUDGET
     body_timeout_s: float = 10.0
     execute_timeout_s: float = 30.0
     audit_timeout_s: float = 5.0

@@ -2,16 +2,30 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
-from collections.abc import Callable
-from typing import NoReturn
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NoReturn, TypeVar
 
 from aegis.compiled import CompiledPolicy
 from aegis.errors import NotReady
 from aegis.versions import PolicyVersion
-from aegis_core import Engine
+from aegis_core import Action, Batch, Decision, Engine, Work
 
-__all__ = ["DecisionPoint", "Snapshot"]
+__all__ = ["Decider", "DecisionPoint", "Snapshot", "decide_all", "in_pieces"]
+
+_AT_ONCE_S = 0.005
+_AT_ONCE_UNITS = 50_000
+"""Some milliseconds: what takes more is left to a thread."""
+_PIECE_S = 0.002
+_PAUSE_S = 0.000_1
+"""After each piece the thread lets the others have the interpreter, which it would win again."""
+_PIECE = 200
+
+_Item = TypeVar("_Item")
+_Made = TypeVar("_Made")
 
 
 class Snapshot:
@@ -90,6 +104,71 @@ class DecisionPoint:
             if self._current is None or snapshot.version > self._current.version:
                 self._current = snapshot
             return self._current
+
+
+class Decider:
+    """Decides what requests ask, each within its budget, and never holds the event loop for long.
+
+    What takes more than some milliseconds goes on in a thread, one request after the other: however
+    many ask for much, the loop shares the interpreter with one of them.
+
+    Args:
+        budget: Units of work that the conditions of one request may take.
+    """
+
+    def __init__(self, budget: int) -> None:
+        self._budget = budget
+        self._threads = ThreadPoolExecutor(1, "aegis-decide")
+        self.at_once = min(budget, _AT_ONCE_UNITS)
+
+    def work(self, read: Callable[[Any], Any] | None = None) -> Work:
+        """What the conditions of a request may take.
+
+        Args:
+            read: Makes a mapping of an action's params; None: they are mappings.
+        """
+        return Work(self._budget, read)
+
+    def is_decided_at_once(self, batch: Batch[Any]) -> bool:
+        """Whether a batch is decided now, since it takes little; what is left `finish` does."""
+        return batch.proceed(_AT_ONCE_S, self.at_once)
+
+    async def finish(self, batch: Batch[Any]) -> None:
+        """Decide the rest of a batch."""
+        await self.aside(decide_all, batch)
+
+    async def aside(self, do: Callable[..., _Made], *arguments: Any) -> _Made:
+        """What a function answers, called in the thread."""
+        return await asyncio.get_running_loop().run_in_executor(self._threads, do, *arguments)
+
+    async def decide(self, engine: Engine, actions: Sequence[Action]) -> list[Decision]:
+        """The decisions about actions, at one moment and within one budget."""
+        batch = engine.begin(
+            [(action.type, action.target, action.agent_id, action.params) for action in actions],
+            self.work(),
+        )
+        if not self.is_decided_at_once(batch):
+            await self.finish(batch)
+        return batch.result
+
+    def close(self) -> None:
+        """Let the thread go when it has done what it does."""
+        self._threads.shutdown(wait=False)
+
+
+def decide_all(batch: Batch[_Made]) -> _Made:
+    """The result of a batch that is decided in a thread, and lets the others go on meanwhile."""
+    while not batch.proceed(_PIECE_S):
+        time.sleep(_PAUSE_S)
+    return batch.result
+
+
+async def in_pieces(items: Sequence[_Item]) -> AsyncIterator[Sequence[_Item]]:
+    """A long list by pieces, between which the event loop does what else there is."""
+    for start in range(0, len(items), _PIECE):
+        if start:
+            await asyncio.sleep(0)
+        yield items[start : start + _PIECE]
 
 
 def _never_begun() -> NoReturn:

@@ -25,9 +25,9 @@ from aegis.audit import (
     now_us,
 )
 from aegis.codec import dumps, dumps_foreign, loads_own, redacted_json
-from aegis.decisions import Snapshot
+from aegis.decisions import Decider, Snapshot, in_pieces
 from aegis.errors import AuditUnavailable, Conflict, OutcomeUnknown, named, shown
-from aegis_core import Action, Approval, Decision, Engine
+from aegis_core import Action, Approval, Decision
 
 __all__ = ["Enforcer", "Executor", "NoOpExecutor", "Result"]
 
@@ -122,6 +122,7 @@ class Enforcer:
         audit: Where the records go.
         reader: Tells what became of earlier requests.
         executor: Does the actions.
+        decider: Decides about them.
         session_id: Of actions that name none.
         timeout_s: How long one action may take.
     """
@@ -132,12 +133,14 @@ class Enforcer:
         reader: AuditReader,
         executor: Executor,
         *,
+        decider: Decider,
         session_id: str,
         timeout_s: float,
     ) -> None:
         self._audit = audit
         self._reader = reader
         self._executor = executor
+        self._decider = decider
         self._session_id = session_id
         self._timeout_s = timeout_s
         self._has_effects = type(executor) is not NoOpExecutor
@@ -176,14 +179,15 @@ class Enforcer:
             Conflict: The claim was made for something else, or what it was made for still runs.
         """
         asked = _Asked(snapshot.version, key_name)
+        decisions = await self._decider.decide(snapshot.engine, actions)
         try:
             if not self._has_effects:
                 # Nothing happens outside, so all records may share one commit.
-                results, records = self._recorded(actions, snapshot.engine, asked)
+                results, records = await self._recorded(actions, decisions, asked)
                 await self._append(records, claim=claim, is_last=True)
                 return results
             # A task of its own: once begun it runs to its record, also when the client has gone.
-            task = asyncio.create_task(self._run_all(actions, snapshot.engine, asked, claim))
+            task = asyncio.create_task(self._run_all(actions, decisions, asked, claim))
             self._requests.add(task)
             task.add_done_callback(self._requests.discard)
             return await asyncio.shield(task)
@@ -200,12 +204,13 @@ class Enforcer:
         """
         asked = _Asked(version, key_name, Operation.EVALUATE)
         records = []
-        for action, decision in zip(actions, decisions, strict=True):
-            if decision.is_allowed:
-                result = Result(action, ResultStatus.SKIPPED)
-            else:
-                result = _blocked(action, decision)
-            records.append(self._record(action, decision, result, asked))
+        async for piece in in_pieces(list(zip(actions, decisions, strict=True))):
+            for action, decision in piece:
+                if decision.is_allowed:
+                    result = Result(action, ResultStatus.SKIPPED)
+                else:
+                    result = _blocked(action, decision)
+                records.append(self._record(action, decision, result, asked))
         await self._append(records)
 
     async def drain(self, timeout_s: float) -> None:
@@ -222,19 +227,20 @@ class Enforcer:
         """Let the executor go."""
         await _called(self._executor, "teardown")
 
-    def _recorded(
-        self, actions: list[Action], engine: Engine, asked: _Asked
+    async def _recorded(
+        self, actions: list[Action], decisions: list[Decision], asked: _Asked
     ) -> tuple[list[Result], list[AuditRecord]]:
         """What becomes of actions that nothing is done for, and what is recorded of them."""
-        results, records = [], []
-        for action in actions:
-            decision = engine.evaluate(action.type, action.target, action.agent_id, action.params)
-            if decision.is_allowed:
-                result = Result(action, _SUCCESS, _NOTHING_DONE)
-            else:
-                result = _blocked(action, decision)
-            results.append(result)
-            records.append(self._record(action, decision, result, asked))
+        results: list[Result] = []
+        records: list[AuditRecord] = []
+        async for piece in in_pieces(list(zip(actions, decisions, strict=True))):
+            for action, decision in piece:
+                if decision.is_allowed:
+                    result = Result(action, _SUCCESS, _NOTHING_DONE)
+                else:
+                    result = _blocked(action, decision)
+                results.append(result)
+                records.append(self._record(action, decision, result, asked))
         return results, records
 
     async def _append(self, links: list[AuditRecord], **how: Any) -> Committed:
@@ -251,14 +257,10 @@ class Enforcer:
     async def _run_all(
         self,
         actions: list[Action],
-        engine: Engine,
+        decisions: list[Decision],
         asked: _Asked,
         claim: Claim | None,
     ) -> list[Result]:
-        decisions = [
-            engine.evaluate(action.type, action.target, action.agent_id, action.params)
-            for action in actions
-        ]
         results: list[Result] = []
         request: int | None = None
         executed = 0

@@ -15,12 +15,13 @@ from aegis.bench import workload
 from aegis.bench.measure import figures, quiet, ratio, turns
 from aegis.compiled import compiled
 from aegis.config import Settings
-from aegis.decisions import DecisionPoint, Snapshot
+from aegis.decisions import Decider, DecisionPoint, Snapshot
 from aegis.policies import LoadedPolicy, Policy
 from aegis.server.api import Api
 from aegis.server.kernel import Handler
 from aegis.versions import PolicyVersion
 from aegis.workers import Workers
+from aegis_core import DEFAULT_BUDGET
 
 ACTIONS = 1_000
 REPEATS = 3
@@ -71,7 +72,7 @@ def _snapshot(rules: int) -> Snapshot:
 
 
 def _api(snapshot: Callable[[], Snapshot]) -> Api:
-    return Api(Settings(), snapshot, _nobody, _nobody, _nobody, _nobody)
+    return Api(Settings(), snapshot, Decider(DEFAULT_BUDGET), _nobody, _nobody, _nobody, _nobody)
 
 
 def _nobody() -> NoReturn:

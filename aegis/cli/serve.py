@@ -81,6 +81,12 @@ _NOT_NEGATIVE = Number(min=0, max=86_400)
     help="Deepest nesting of a request's JSON.",
 )
 @_option(
+    "--condition-budget",
+    type=number_from(1),
+    default=_DEFAULTS.condition_budget,
+    help="Units of work that the conditions of one request may take.",
+)
+@_option(
     "--body-timeout",
     type=_POSITIVE,
     default=_DEFAULTS.body_timeout_s,
@@ -138,6 +144,7 @@ def serve(
     max_body_bytes: int,
     max_batch: int,
     max_nesting: int,
+    condition_budget: int,
     body_timeout: float,
     execute_timeout: float,
     audit_timeout: float,
@@ -164,6 +171,7 @@ def serve(
         largest_body_bytes=max_body_bytes,
         largest_batch=max_batch,
         deepest_nesting=max_nesting,
+        condition_budget=condition_budget,
         body_timeout_s=body_timeout,
         execute_timeout_s=execute_timeout,
         audit_timeout_s=audit_timeout,

@@ -19,7 +19,7 @@ from aegis.auth import Gate
 from aegis.compiled import CompiledFiles, PolicyText, compiled
 from aegis.compiler import YAML_TYPES
 from aegis.config import AuditDecisions, Durability, Settings, checked_key, keys_from
-from aegis.decisions import DecisionPoint
+from aegis.decisions import Decider, DecisionPoint
 from aegis.errors import ConfigError, NotFound, NotReady, shown
 from aegis.execution import Enforcer, Executor, NoOpExecutor
 from aegis.keys import KeyRing, Permission, environment_keys, read_keys
@@ -34,6 +34,7 @@ from aegis.server.state import ServerState
 from aegis.sharing import InForce, PolicyVersions
 from aegis.store import Store
 from aegis.versions import PolicyHistory
+from aegis_core import DEFAULT_BUDGET
 
 __all__ = ["build_app", "create_app", "load_policy_file", "policy_text_of"]
 
@@ -58,6 +59,7 @@ def create_app(
     audit_durability: str | None = None,
     audit_decisions: str | None = None,
     audit_signing_key: str | Path | None = None,
+    condition_budget: int | None = None,
 ) -> App:
     """Build the server as an ASGI application, for any ASGI server.
 
@@ -77,6 +79,8 @@ def create_app(
         audit_durability: `commit` or `process`; `AEGIS_AUDIT_DURABILITY`, or `commit`.
         audit_decisions: `none`, `blocked` or `all`; `AEGIS_AUDIT_DECISIONS`, or `none`.
         audit_signing_key: A file that signs the head; `AEGIS_AUDIT_SIGNING_KEY` by default.
+        condition_budget: Units of work that the conditions of one request may take;
+            `AEGIS_CONDITION_BUDGET`, or 6,000,000.
 
     Raises:
         PolicyError: The policy is refused.
@@ -107,6 +111,7 @@ def create_app(
         audit_durability=_chosen(Durability, "audit_durability", audit_durability, environment),
         audit_decisions=_chosen(AuditDecisions, "audit_decisions", audit_decisions, environment),
         signing_key_file=None if signing_key is None else str(signing_key),
+        condition_budget=_budget(condition_budget, environment),
     )
     if policy is not None:
         file = PolicyText(policy.source, compiled(LoadedPolicy(policy, policy.source)))
@@ -173,6 +178,7 @@ def build_app(
     api = Api(
         settings,
         service.decisions.snapshot,
+        service.decider,
         service.enforcer,
         service.audit,
         service.reader,
@@ -253,6 +259,7 @@ class _Service:
         if settings.signing_key_file is not None:
             self._signer = HeadSigner(settings.signing_key_file)
         self.decisions = DecisionPoint()
+        self.decider = Decider(settings.condition_budget)
 
     async def open(self) -> None:
         settings = self._settings
@@ -272,6 +279,7 @@ class _Service:
                 audit,
                 reader,
                 self._executor,
+                decider=self.decider,
                 session_id=self._session_id,
                 timeout_s=settings.execute_timeout_s,
             )
@@ -300,6 +308,7 @@ class _Service:
         parts, draining = self._parts, self._draining
         self._parts = self._draining = None
         self.decisions.end()
+        self.decider.close()
         if parts is None or draining is None:
             return
         with parts.closing:
@@ -389,6 +398,15 @@ def _chosen(
     except ValueError:
         known = ", ".join(kind.value for kind in kinds)
         raise ConfigError(f"{name} {shown(value)} is unknown; known: {known}") from None
+
+
+def _budget(value: int | None, environment: Mapping[str, str]) -> int:
+    if value is None:
+        written = environment.get("AEGIS_CONDITION_BUDGET") or str(DEFAULT_BUDGET)
+        value = int(written) if written.isascii() and written.isdigit() else 0
+    if value < 1:
+        raise ConfigError("condition_budget must be a number of at least 1")
+    return value
 
 
 def _is_true(text: str) -> bool:

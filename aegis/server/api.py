@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
 from hashlib import sha256
 from typing import Any
@@ -13,19 +13,21 @@ from aegis import __version__, codec
 from aegis.audit import AuditLog, AuditReader, Claim
 from aegis.audit.query import read_filter
 from aegis.config import AuditDecisions, Settings
-from aegis.decisions import Snapshot
+from aegis.decisions import Decider, Snapshot, decide_all, in_pieces
 from aegis.errors import AegisError, Forbidden, InvalidBody, NotReady, StoreError, shown
 from aegis.execution import Enforcer, result_json
 from aegis.headers import Headers, value_of
 from aegis.keys import Key
 from aegis.server.kernel import JSON, Answer, Caller, Header
-from aegis_core import Action, Engine
+from aegis_core import Action, Batch, Engine
 
 __all__ = ["Api"]
 
 _log = logging.getLogger("aegis.server")
 
 LINES: Header = ("content-type", "application/x-ndjson")
+LARGE_BYTES = 256 * 1024
+"""Of a body that is read in a thread: the event loop would be held for milliseconds."""
 _IDEMPOTENCY_KEY = re.compile(r"[!-~]{1,255}")
 
 
@@ -35,6 +37,7 @@ class Api:
     Args:
         settings: Limits.
         snapshot: The policy in force, at least as new as any that was answered for.
+        decider: Decides by it.
         enforcer: Executes.
         audit: Writes the records.
         reader: Reads them.
@@ -46,6 +49,7 @@ class Api:
         self,
         settings: Settings,
         snapshot: Callable[[], Snapshot],
+        decider: Decider,
         enforcer: Callable[[], Enforcer],
         audit: Callable[[], AuditLog],
         reader: Callable[[], AuditReader],
@@ -54,6 +58,8 @@ class Api:
         self._deepest = settings.deepest_nesting
         self._largest_batch = settings.largest_batch
         self._snapshot = snapshot
+        self._decider = decider
+        self._at_once = decider.at_once
         self._enforcer = enforcer
         self._audit = audit
         self._notices = notices
@@ -80,58 +86,82 @@ class Api:
         # The policy in force is a good one, so the server is ready; but somebody should know.
         return 200, (), codec.dumps({"status": "ok", **notices})
 
-    def evaluate(self, body: bytes, _headers: Headers, _query: str, caller: Caller) -> Answer:
+    def evaluate(
+        self, body: bytes, _headers: Headers, _query: str, caller: Caller
+    ) -> Answer | Awaitable[Answer]:
         """`POST /api/v1/evaluate`: decide, without executing."""
         snapshot = self._snapshot()
         engine = snapshot.engine
+        if len(body) > LARGE_BYTES:
+            return self._evaluate_aside(body, caller, snapshot)
         if caller is not None and caller.agents:
-            asked = codec.loads(body, self._deepest)
-            return 200, snapshot.headers, self._evaluate_for(caller, asked, engine)
+            return self._answer(
+                snapshot, *self._begin(codec.loads(body, self._deepest), engine, caller)
+            )
         if body >= codec.PLAIN_BATCH:  # a single action is less, and a look at its start costs more
             plain = codec.plain_batch(body, self._largest_batch, self._deepest)
             if plain is not None:
-                whole = engine.evaluate_many_json(plain, read=codec.plain_params)
-                return 200, snapshot.headers, whole
+                batch = engine.begin_json(plain, self._decider.work(codec.plain_params))
+                return self._answer(snapshot, batch, is_batch=True)
         asked = codec.loads(body, self._deepest)
-        answer = engine.evaluate_object_json(asked)
-        if answer is None:  # it is no plain action, or not one
-            answer = self._evaluate_with_care(asked, engine)
+        answer = engine.evaluate_object_json(asked, self._at_once)
+        if answer is None:  # it is no plain action, or not one, or takes long
+            return self._answer(snapshot, *self._begin(asked, engine))
         return 200, snapshot.headers, answer
 
-    def _evaluate_with_care(self, asked: Any, engine: Engine) -> bytes:
-        """`evaluate` for a batch, and for what may be wrong."""
-        if type(asked) is dict and "actions" not in asked:
-            return engine.evaluate_json(*codec.question(asked))
-        items = codec.batch(asked, self._largest_batch)
-        answer = engine.evaluate_objects_json(items)
-        if answer is None:
+    def _begin(
+        self, asked: Any, engine: Engine, key: Key | None = None
+    ) -> tuple[Batch[bytes], bool]:
+        """What decides about the actions of a body, and whether that has several."""
+        is_batch = type(asked) is not dict or "actions" in asked
+        if is_batch:
+            items = codec.batch(asked, self._largest_batch)
             questions = [codec.question(item, index) for index, item in enumerate(items)]
-            answer = engine.evaluate_many_json(questions)
-        return answer
-
-    def _evaluate_for(self, key: Key, asked: Any, engine: Engine) -> bytes:
-        """`evaluate` for a key that may not speak for every agent."""
-        if type(asked) is dict and "actions" not in asked:
-            kind, target, agent_id, params = codec.question(asked)
-            return engine.evaluate_json(kind, target, _agent(key, agent_id), params)
-        items = codec.batch(asked, self._largest_batch)
-        questions = [codec.question(item, index) for index, item in enumerate(items)]
-        return engine.evaluate_many_json(
-            [
-                (kind, target, _agent(key, agent_id, index), params)
+        else:
+            questions = [codec.question(asked)]
+        if key is not None and key.agents:
+            questions = [
+                (kind, target, _agent(key, agent_id, index if is_batch else None), params)
                 for index, (kind, target, agent_id, params) in enumerate(questions)
             ]
-        )
+        return engine.begin_json(questions, self._decider.work()), is_batch
+
+    def _answer(
+        self, snapshot: Snapshot, batch: Batch[bytes], is_batch: bool
+    ) -> Answer | Awaitable[Answer]:
+        """The decisions of a batch: all by one policy, however long they take."""
+        if not self._decider.is_decided_at_once(batch):
+            return self._answer_later(snapshot, batch, is_batch)
+        return 200, snapshot.headers, batch.result if is_batch else batch.result[1:-1]
+
+    async def _answer_later(
+        self, snapshot: Snapshot, batch: Batch[bytes], is_batch: bool
+    ) -> Answer:
+        whole = await self._decider.aside(decide_all, batch)
+        return 200, snapshot.headers, whole if is_batch else whole[1:-1]
+
+    async def _evaluate_aside(self, body: bytes, caller: Caller, snapshot: Snapshot) -> Answer:
+        """`evaluate` where to read the body alone would hold the event loop for long."""
+
+        def evaluated() -> bytes:
+            if caller is None or not caller.agents:
+                plain = codec.plain_batch(body, self._largest_batch, self._deepest)
+                if plain is not None:
+                    work = self._decider.work(codec.plain_params)
+                    return decide_all(snapshot.engine.begin_json(plain, work))
+            asked = codec.loads(body, self._deepest)
+            batch, is_batch = self._begin(asked, snapshot.engine, caller)
+            return decide_all(batch) if is_batch else decide_all(batch)[1:-1]
+
+        return 200, snapshot.headers, await self._decider.aside(evaluated)
 
     async def evaluate_noted(
         self, body: bytes, _headers: Headers, _query: str, caller: Caller
     ) -> Answer:
         """`POST /api/v1/evaluate` where decisions are recorded: decide and record."""
-        actions, is_batch = self._actions(body, caller)
+        actions, is_batch = await self._actions(body, caller)
         snapshot = self._snapshot()
-        decisions = snapshot.engine.evaluate_many(
-            [(action.type, action.target, action.agent_id, action.params) for action in actions]
-        )
+        decisions = await self._decider.decide(snapshot.engine, actions)
         noted = [
             place
             for place, decision in enumerate(decisions)
@@ -152,18 +182,25 @@ class Api:
 
     async def execute(self, body: bytes, headers: Headers, _query: str, caller: Caller) -> Answer:
         """`POST /api/v1/execute`: decide, approve, execute, audit."""
-        actions, is_batch = self._actions(body, caller)
+        actions, is_batch = await self._actions(body, caller)
         key_name = None if caller is None else caller.name
         claim = None
         if "idempotency-key" in headers:
             claim = Claim(key_name or "", _idempotency_key(headers), sha256(body).digest())
         snapshot = self._snapshot()
         done = await self._enforcer().run(actions, snapshot, key_name, claim)
-        results = [result_json(result) for result in done]
+        results: list[bytes] = []
+        async for piece in in_pieces(done):
+            results += [result_json(result) for result in piece]
         return 200, snapshot.headers, b"[%b]" % b",".join(results) if is_batch else results[0]
 
-    def _actions(self, body: bytes, caller: Caller) -> tuple[list[Action], bool]:
+    async def _actions(self, body: bytes, caller: Caller) -> tuple[list[Action], bool]:
         """The actions of a body, as its caller may ask for them, and whether it is a batch."""
+        if len(body) > LARGE_BYTES:
+            return await self._decider.aside(self._read_actions, body, caller)
+        return self._read_actions(body, caller)
+
+    def _read_actions(self, body: bytes, caller: Caller) -> tuple[list[Action], bool]:
         asked = codec.loads(body, self._deepest)
         is_batch = type(asked) is not dict or "actions" in asked
         if is_batch:

@@ -125,6 +125,7 @@ def test_limits_stand_in_a_table() -> None:
         settings.largest_policy_bytes,
         settings.largest_batch,
         settings.deepest_nesting,
+        settings.condition_budget,
         settings.body_timeout_s,
         settings.execute_timeout_s,
         settings.audit_timeout_s,

@@ -77,7 +77,9 @@ def test_every_string_of_the_endless_ones_is_new() -> None:
 def test_whole_request_is_one_of_150_bytes_an_action_that_is_answered() -> None:
     body = request.body(100)
     assert 140 < len(body) / request.ACTIONS < 160
-    status, _, answer = request.api(100).evaluate(body, request.NO_HEADERS, "", None)
+    answered = request.api(100).evaluate(body, request.NO_HEADERS, "", None)
+    assert isinstance(answered, tuple)
+    status, _, answer = answered
     assert status == 200
     assert isinstance(answer, bytes)
     assert answer.count(b'"matched_rule"') == request.ACTIONS
