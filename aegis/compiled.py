@@ -21,7 +21,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from aegis import __version__, codec
+from aegis import codec
+from aegis._version import __version__
 from aegis.conditions import compile_conditions
 from aegis.config import beside
 from aegis.errors import Problem, shown

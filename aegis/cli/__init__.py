@@ -7,26 +7,40 @@ import logging
 import os
 import signal
 import sys
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
+from importlib import import_module
 from typing import Any, NoReturn
 
 import click
 
-from aegis import __version__
-from aegis.cli.audit import audit
-from aegis.cli.bench import bench
-from aegis.cli.completion import completion
-from aegis.cli.evaluate import evaluate
-from aegis.cli.init import init
-from aegis.cli.keys import keys
-from aegis.cli.policy import policy
-from aegis.cli.restore import restore
-from aegis.cli.serve import serve
-from aegis.cli.terminal import paint, wants_no_color
-from aegis.cli.validate import validate
-from aegis.errors import AegisError, Defect, shown
+from aegis._version import __version__
 
 __all__ = ["main"]
+
+
+class _Commands(Mapping[str, click.Command]):
+    """The commands, in the order in which they are needed.
+
+    Each is in a module of its name, imported when it is called: `aegis --version` needs none.
+    """
+
+    _NAMES = (
+        "init", "validate", "evaluate", "serve", "policy", "audit", "restore", "keys", "bench",
+        "completion",
+    )  # fmt: skip
+
+    def __getitem__(self, name: str) -> click.Command:
+        if name not in self._NAMES:
+            raise KeyError(name)
+        command: click.Command = getattr(import_module(f"aegis.cli.{name}"), name)
+        return command
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._NAMES)
+
+    def __len__(self) -> int:
+        return len(self._NAMES)
 
 
 class _Group(click.Group):
@@ -49,10 +63,15 @@ class _Group(click.Group):
         except OSError as error:
             with suppress(OSError, ValueError):  # Python flushes once more at its end
                 os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            from aegis.errors import shown
+
             place = "standard output" if error.filename is None else shown(str(error.filename))
             _fail(f"cannot write {place}: {error.strerror}")
 
     def invoke(self, ctx: click.Context) -> object:
+        from aegis.cli.terminal import paint, wants_no_color
+        from aegis.errors import AegisError, Defect
+
         if wants_no_color():
             ctx.color = False
         try:
@@ -84,6 +103,8 @@ def _write_utf8() -> None:
 
 
 def _fail(said: str) -> NoReturn:
+    from aegis.cli.terminal import paint
+
     with suppress(OSError):
         click.echo(f"aegis: {paint('error:', 'red')} {said}", err=True)
     sys.exit(2)
@@ -91,6 +112,7 @@ def _fail(said: str) -> NoReturn:
 
 @click.group(
     cls=_Group,
+    commands=_Commands(),
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog="Exit codes: 0: done, or allowed; 1: the answer is no (a policy is invalid, an action"
     " blocked); 2: wrong usage or configuration; 70: a defect of Aegis.",
@@ -108,6 +130,3 @@ def main() -> None:
     for level in (logging.WARNING, logging.ERROR, logging.CRITICAL):
         logging.addLevelName(level, logging.getLevelName(level).lower())
 
-
-for command in (init, validate, evaluate, serve, policy, audit, restore, keys, bench, completion):
-    main.add_command(command)

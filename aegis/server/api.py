@@ -9,7 +9,8 @@ from dataclasses import replace
 from hashlib import sha256
 from typing import Any
 
-from aegis import __version__, codec
+from aegis import codec
+from aegis._version import __version__
 from aegis.audit import AuditLog, AuditReader, Claim
 from aegis.audit.query import read_filter
 from aegis.config import AuditDecisions, Settings

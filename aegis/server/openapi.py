@@ -6,7 +6,7 @@ from collections.abc import Callable
 from functools import cache
 from typing import Any
 
-from aegis import __version__
+from aegis._version import __version__
 from aegis.audit import Operation, ResultStatus
 from aegis.audit.query import LARGEST_ID, LARGEST_LIMIT
 from aegis.codec import dumps

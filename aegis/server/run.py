@@ -22,7 +22,7 @@ from granian.constants import HTTPModes, Interfaces, Loops
 from granian.http import HTTP1Settings
 from granian.log import LogLevels
 
-from aegis import __version__
+from aegis._version import __version__
 from aegis.compiled import PolicyText
 from aegis.config import Settings, is_loopback
 from aegis.decisions import Snapshot

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from types import ModuleType
 
 import pytest
@@ -90,3 +92,19 @@ def test_statuses_have_their_values() -> None:
         "started",
         "interrupted",
     }
+
+
+HEAVY = ("apsw", "asyncio", "granian", "msgspec", "orjson", "re2", "yaml", "aegis_core")
+
+
+def test_a_command_imports_only_what_it_needs() -> None:
+    """`aegis --version` and completion wait for nothing but click."""
+    code = f"import sys, aegis.cli; print(*[name for name in {HEAVY} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []
+
+
+def test_unknown_name_is_not_exported() -> None:
+    with pytest.raises(AttributeError, match="no attribute 'Polcy'"):
+        aegis.Polcy  # noqa: B018
+    assert set(aegis.__all__) <= set(dir(aegis))

@@ -1,0 +1,3 @@
+"""The release."""
+
+__version__ = "2.0.0a1"
