@@ -72,7 +72,7 @@ def _covered(rules: Sequence[PolicyRule]) -> dict[int, int]:
 
 def _patterns(rule: PolicyRule) -> tuple[str, ...]:
     return tuple(
-        pattern if "[" in pattern else re.sub(r"\*+", "*", pattern)
+        re.sub(r"\*+", "*", pattern) if "**" in pattern and "[" not in pattern else pattern
         for pattern in (rule.match_type, rule.match_target, rule.match_agent)
     )
 

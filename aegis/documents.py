@@ -311,6 +311,9 @@ def _doubled(key: str, line: int) -> str:
 _Events: Any = yaml.CSafeLoader if yaml.__with_libyaml__ else yaml.SafeLoader
 
 
+_Scalar, _MappingEnd = yaml.ScalarEvent, yaml.MappingEndEvent
+
+
 class _YamlReader(_Reader):
     """Builds plain values from the parser's events: no tag is obeyed, nothing is constructed."""
 
@@ -320,6 +323,7 @@ class _YamlReader(_Reader):
         self.anchors: dict[str, tuple[Any, int] | None] = {}
         self.look_alikes: LookAlikes = {}
         self.look_alike_anchors: dict[str, str] = {}
+        self.texts: set[str] = set()  # scalars without quotes that are texts: most stand often
         self.expanded = 0
         self.kept: list[Any] = []  # an `id` stays taken while `lines` speaks of it
         self.loader = _Events(source)
@@ -377,7 +381,9 @@ class _YamlReader(_Reader):
         self._add_problem(message, event.start_mark.line + 1)
 
     def _value(self, event: Any) -> tuple[Any, int]:
-        """A value, and how many nodes it stands for when its aliases are written out."""
+        """A value, and how many nodes it is when its aliases are written out."""
+        if type(event) is _Scalar and event.anchor is None and event.tag is None:  # most are
+            return self._scalar(event), 1
         if isinstance(event, yaml.AliasEvent):
             return self._alias(event)
         if event.anchor is not None:
@@ -431,18 +437,24 @@ class _YamlReader(_Reader):
         merge: tuple[Any, Any] | None = None
         lines = self._begin(members, start)
         size = 1
-        while not isinstance(event := self.loader.get_event(), yaml.MappingEndEvent):
-            is_merge = (
-                isinstance(event, yaml.ScalarEvent) and event.implicit[0] and event.value == "<<"
-            )
-            key = "<<" if is_merge else self._key(event)
-            self.keys[-1] = key
+        get_event, texts, keys = self.loader.get_event, self.texts, self.keys
+        while type(event := get_event()) is not _MappingEnd:
+            key: str | None
+            is_merge = False
+            if type(event) is _Scalar and event.value in texts and event.anchor is None:
+                key = event.value
+                if event.tag is not None:
+                    self._key(event)
+            else:
+                is_merge = type(event) is _Scalar and event.implicit[0] and event.value == "<<"
+                key = "<<" if is_merge else self._key(event)
+            keys[-1] = key
             if is_merge and merge is not None:
                 said = _doubled("<<", merge[0].start_mark.line + 1)
                 self._problem(f"{said}; write `<<: [*a, *b]`", event)
             elif key in members and not is_merge:
                 self._problem(_doubled(key, lines[key]), event)
-            value, nodes = self._value(self.loader.get_event())
+            value, nodes = self._value(get_event())
             size += 1 + nodes
             if is_merge:
                 merge = merge or (event, value)
@@ -494,8 +506,11 @@ class _YamlReader(_Reader):
         self.keys.pop()
 
     def _scalar(self, event: Any) -> Any:
-        text = event.value
-        if not event.implicit[0]:
+        text: str = event.value
+        if not event.implicit[0] or text in self.texts:
+            return text
+        if _is_text(text):
+            self.texts.add(text)
             return text
         try:
             tag = self.loader.resolve(yaml.ScalarNode, text, (True, False))
@@ -531,6 +546,17 @@ _DECIMAL = re.compile(r"[-+]?(0|[1-9][0-9]*)")
 _LIKE_A_NUMBER = re.compile(
     r"[-+]?([0-9][0-9_]*\.?[0-9_]*|\.[0-9]+)([eE][-+]?[0-9]+)?|0o[0-7]+|[0-9]{1,3}(,[0-9]{3})+(\.[0-9]+)?"
 )
+
+
+_RESOLVERS: Any = yaml.SafeLoader.yaml_implicit_resolvers
+
+
+def _is_text(text: str) -> bool:
+    """Whether a scalar without quotes is a text, and looks like one."""
+    return text != "" and not (
+        any(pattern.match(text) for _, pattern in _RESOLVERS.get(text[0], ()))
+        or _LIKE_A_NUMBER.fullmatch(text)
+    )
 
 
 def _look_alike(text: str, value: Any) -> str | None:

@@ -10,9 +10,18 @@ import unicodedata
 from collections.abc import Iterator
 
 from aegis.errors import shown
+from aegis_core import PolicyRule
 
-__all__ = ["odd_bound", "odd_expression", "odd_parameter", "odd_pattern", "odd_text"]
+__all__ = [
+    "is_ordinary",
+    "odd_bound",
+    "odd_expression",
+    "odd_parameter",
+    "odd_pattern",
+    "odd_text",
+]
 
+_ORDINARY = re.compile(r"[A-Za-z0-9_.:/*?-]*")
 _QUOTES = "\"'`\u201c\u201d\u201e\u2018\u2019\u00ab\u00bb"
 _ALTERNATIVES = re.compile(r"\{[^{}]*,[^{}]*\}")
 _LISTED_SET = re.compile(r"\[[^\[\]]*\w[,\s]+\w[^\[\]]*\]")
@@ -21,6 +30,11 @@ _LIST = re.compile(r"[^\[][|,]|^[|,]")  # `[|]` says that the character is meant
 _REPETITION = re.compile(r"(?<!\\)\{,[0-9]+\}")
 _NUMBER = re.compile(r"\s*[-+]?[0-9]+(\.[0-9]+)?\s*")
 _CONFUSED_SCRIPTS = ("CYRILLIC", "GREEK")
+
+
+def is_ordinary(rule: PolicyRule) -> bool:
+    """Whether nothing can be odd about the patterns of a rule."""
+    return bool(_ORDINARY.fullmatch(rule.match_type + rule.match_target + rule.match_agent))
 
 
 def odd_pattern(pattern: str) -> Iterator[str]:

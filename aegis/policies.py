@@ -27,7 +27,14 @@ from aegis.documents import (
     read_document,
 )
 from aegis.errors import PolicyError, Problem, Problems, did_you_mean, named, shown
-from aegis.lookalikes import odd_bound, odd_expression, odd_parameter, odd_pattern, odd_text
+from aegis.lookalikes import (
+    is_ordinary,
+    odd_bound,
+    odd_expression,
+    odd_parameter,
+    odd_pattern,
+    odd_text,
+)
 from aegis_core import (
     Approval,
     Engine,
@@ -35,6 +42,7 @@ from aegis_core import (
     PolicyRule,
     RiskLevel,
     compile_policy,
+    plain_rules,
 )
 
 __all__ = [
@@ -143,7 +151,7 @@ class Policy(Evaluator, aegis_core.Policy):
     default_approval: Approval = Approval.BLOCK
 
     def __post_init__(self) -> None:
-        checked = _Checker({}).document(_as_document(self))
+        checked = _Checker({}).policy(_as_document(self))
         object.__setattr__(self, "rules", checked.rules)
         object.__setattr__(self, "default_risk_level", checked.default_risk_level)
         object.__setattr__(self, "default_approval", checked.default_approval)
@@ -159,7 +167,8 @@ class Policy(Evaluator, aegis_core.Policy):
             PolicyError: With every problem of the file.
             OSError: It cannot be read.
         """
-        return _made(cls, load_text(read_policy(path)).policy)
+        document = read_document(decoded_policy(read_policy(path)))
+        return _made(cls, _Checker(document.lines, document.problems).policy(document.value))
 
     @classmethod
     def from_dict(cls, document: Mapping[str, Any] | None) -> Self:
@@ -168,7 +177,7 @@ class Policy(Evaluator, aegis_core.Policy):
         Raises:
             PolicyError: With every problem of the mapping.
         """
-        return _made(cls, load_document(document).policy)
+        return _made(cls, _Checker({}).policy(document))
 
     @cached_property
     def engine(self) -> Engine:
@@ -238,7 +247,7 @@ def load_text(text: str | bytes) -> LoadedPolicy:
     source = decoded_policy(text)
     document = read_document(source)
     checker = _Checker(document.lines, document.problems, document.look_alikes)
-    policy = _made(Policy, checker.document(document.value))
+    policy = _made(Policy, checker.policy_with_warnings(document.value))
     lines = checker.lines_of_rules(document.value)
     return LoadedPolicy(policy, source, tuple(checker.warnings.all()), lines)
 
@@ -250,7 +259,7 @@ def load_document(document: object) -> LoadedPolicy:
         PolicyError: With every problem.
     """
     checker = _Checker({})
-    policy = _made(Policy, checker.document(document))
+    policy = _made(Policy, checker.policy_with_warnings(document))
     return LoadedPolicy(policy, policy.source, tuple(checker.warnings.all()))
 
 
@@ -320,10 +329,11 @@ class _Checker:
         self.problems = Problems() if problems is None else problems
         self.look_alikes = look_alikes or {}
         self.warnings = Problems()
+        self.warns = False
         self.rule: str | None = None  # the rule that is being read, for messages
 
-    def document(self, document: object) -> aegis_core.Policy:
-        """The policy of a document.
+    def policy(self, document: object) -> aegis_core.Policy:
+        """The policy of a document, whatever is odd about it.
 
         Raises:
             PolicyError: With all problems.
@@ -335,6 +345,18 @@ class _Checker:
                 policy = self._policy(top)
         if self.problems:
             raise PolicyError(self.problems.all())
+        return policy
+
+    def policy_with_warnings(self, document: object) -> aegis_core.Policy:
+        """The policy of a document, and in `warnings` what is odd about it.
+
+        Raises:
+            PolicyError: With all problems.
+
+        Cost: several times that of `policy`.
+        """
+        self.warns = True
+        policy = self.policy(document)
         if not isinstance(document, Mapping) or document.get("rules") is None:
             said = "has no rules, so that the defaults decide about every action"
             self._warning(said, document, None, "")
@@ -369,8 +391,20 @@ class _Checker:
         elif not isinstance(rules, list | tuple):
             self._problem(f"must be a list of rules, not {named(rules)}", top, "rules", "rules")
             rules = []
-        read = [self._rule(rules, index) for index in range(len(rules))]
+        read = [
+            self._rule(rules, index) if rule is None else rule
+            for index, rule in enumerate(self._plain_rules(rules))
+        ]
         return aegis_core.Policy(tuple([rule for rule in read if rule is not None]), risk, approval)
+
+    def _plain_rules(self, rules: Any) -> list[PolicyRule | None]:
+        """The rules about which there is nothing to say; None for each of the others."""
+        if self.warns and self.look_alikes:
+            return [None] * len(rules)
+        plain = plain_rules(rules)
+        if not self.warns:
+            return plain
+        return [rule if rule is None or is_ordinary(rule) else None for rule in plain]
 
     def _rule(self, rules: Any, index: int) -> PolicyRule | None:
         where, self.rule = f"rules[{index}]", f"rule_{index}"

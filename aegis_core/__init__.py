@@ -7,8 +7,8 @@ from aegis_core.brackets import brackets_in, brackets_in_object
 from aegis_core.coverage import covered_rules
 from aegis_core.engine import Batch, Engine, Evaluator, compile_policy
 from aegis_core.errors import AegisError, PolicyError, Problem
-from aegis_core.model import DEFAULT_RULE, Approval, Condition, Policy, PolicyRule, RiskLevel
-from aegis_core.values import Action, Decision, PolicyDecision
+from aegis_core.model import DEFAULT_RULE, Approval, Condition, Policy, RiskLevel
+from aegis_core.values import Action, Decision, PolicyDecision, PolicyRule, plain_rules
 from aegis_core.work import DEFAULT_BUDGET, Work
 
 __all__ = [
@@ -33,4 +33,5 @@ __all__ = [
     "brackets_in_object",
     "compile_policy",
     "covered_rules",
+    "plain_rules",
 ]

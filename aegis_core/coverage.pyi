@@ -1,6 +1,6 @@
 from collections.abc import Hashable, Iterable, Sequence
 
-from aegis_core.model import PolicyRule
+from aegis_core.values import PolicyRule
 
 __all__ = ["covered_rules"]
 

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
 
-from aegis_core.model import DEFAULT_RULE, Condition, Policy, PolicyRule
-from aegis_core.values import Decision
+from aegis_core.model import DEFAULT_RULE, Condition, Policy
+from aegis_core.values import Decision, PolicyRule
 from aegis_core.work import Work
 
 __all__ = ["Step", "Trace", "evaluate", "trace"]

@@ -10,6 +10,10 @@ cdef class Action(Value):
     pass
 
 
+cdef class PolicyRule(Value):
+    pass
+
+
 cdef class PolicyDecision(Value):
     # Most are only asked whether they allow: `values` is None until another field is asked for.
     cdef:

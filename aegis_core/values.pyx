@@ -1,4 +1,4 @@
-"""The values that are made at every decision: actions, and what is decided about them.
+"""The values that are made in great numbers: actions, what is decided about them, rules.
 
 They are extension types because making an action costs more than deciding about it when it is an
 object of Python's own. To Python's users they are frozen dataclasses: `dataclasses.replace`,
@@ -7,13 +7,16 @@ object of Python's own. To Python's users they are frozen dataclasses: `dataclas
 
 cimport cython
 
+cdef extern from "Python.h":
+    const char *PyUnicode_AsUTF8AndSize(object text, Py_ssize_t *size) except NULL
+
 import json
 from dataclasses import FrozenInstanceError, field, make_dataclass
 from inspect import signature
 
 from aegis_core.model import Approval, RiskLevel
 
-__all__ = ["Action", "Decision", "PolicyDecision"]
+__all__ = ["Action", "Decision", "PolicyDecision", "PolicyRule", "plain_rules"]
 
 _BLOCK = Approval.BLOCK
 _NOT_GIVEN = object()
@@ -31,6 +34,19 @@ _ACTION = make_dataclass(
         ("parent_agent_id", "str", ""),
         ("chain_id", "str", ""),
         ("chain_depth", "int", 0),
+    ],
+    frozen=True,
+)
+_POLICY_RULE = make_dataclass(
+    "PolicyRule",
+    [
+        ("match_type", "str", "*"),
+        ("match_target", "str", "*"),
+        ("match_agent", "str", "*"),
+        ("risk_level", "RiskLevel", RiskLevel.MEDIUM),
+        ("approval", "Approval", Approval.APPROVE),
+        ("name", "str", ""),
+        ("conditions", "Mapping[str, Any]", field(default_factory=dict)),
     ],
     frozen=True,
 )
@@ -151,6 +167,43 @@ cdef class Action(Value):
         self.is_frozen = True
 
 
+cdef class PolicyRule(Value):
+    """One rule: it matches where all three patterns and all conditions do.
+
+    Args:
+        match_type: Glob over the action's type.
+        match_target: Glob over its target.
+        match_agent: Glob over its agent; an action without one has the empty string.
+        risk_level: The decision's risk level.
+        approval: The decision's approval.
+        name: What `matched_rule` says; "" becomes `rule_<index>` in a policy.
+        conditions: As written in the policy, for example `{"param_gt": {"count": 100}}`.
+    """
+
+    __dataclass_fields__ = _POLICY_RULE.__dataclass_fields__
+    __dataclass_params__ = _POLICY_RULE.__dataclass_params__
+    __match_args__ = _POLICY_RULE.__match_args__
+    __slots__ = _POLICY_RULE.__match_args__
+    __signature__ = signature(_POLICY_RULE)
+
+    match_type = _Field(0, "match_type")
+    match_target = _Field(1, "match_target")
+    match_agent = _Field(2, "match_agent")
+    risk_level = _Field(3, "risk_level")
+    approval = _Field(4, "approval")
+    name = _Field(5, "name")
+    conditions = _Field(6, "conditions")
+
+    def __init__(self, match_type="*", match_target="*", match_agent="*",
+                 risk_level=RiskLevel.MEDIUM, approval=Approval.APPROVE, name="",
+                 conditions=_NOT_GIVEN):
+        if conditions is _NOT_GIVEN:
+            conditions = {}
+        self.values = (match_type, match_target, match_agent, risk_level, approval, name,
+                       conditions)
+        self.is_frozen = True
+
+
 cdef class PolicyDecision(Value):
     """A decision together with the action that it is about.
 
@@ -267,3 +320,85 @@ cdef PolicyDecision decision_about(object action, Decision decision):
     made.decision = decision
     made.is_frozen = True
     return made
+
+
+# --- rules of a document --------------------------------------------------------------------------
+
+cdef object _MEDIUM = RiskLevel.MEDIUM
+cdef dict _EMPTY = {}
+cdef dict _LEVELS = {
+    text: level for level in RiskLevel for text in (level.name, level.name.lower())
+}
+cdef dict _APPROVALS = {approval.value: approval for approval in Approval}
+cdef frozenset _RULE_KEYS = frozenset(
+    ("name", "description", "match", "risk_level", "approval", "conditions")
+)
+cdef frozenset _MATCH_KEYS = frozenset(("type", "target", "agent"))
+
+
+def plain_rules(written):
+    """The rules of a document, as far as there is nothing to say about them.
+
+    Args:
+        written: A list of them.
+
+    Returns:
+        For each its `PolicyRule`; None where it has to be read with more care: it may be wrong,
+        leaves out its approval, or has conditions.
+    """
+    cdef Py_ssize_t index = 0
+    cdef list made = []
+    for rule in written:
+        made.append(_plain_rule(rule, index))
+        index += 1
+    return made
+
+
+cdef object _plain_rule(object written, Py_ssize_t index):
+    cdef dict rule, match
+    cdef PolicyRule made
+    cdef object conditions, risk_level = _MEDIUM, name
+    if type(written) is not dict:
+        return None
+    rule = written
+    for key in rule:
+        if key not in _RULE_KEYS:
+            return None
+    match = _EMPTY
+    if "match" in rule:
+        if type(rule["match"]) is not dict:
+            return None
+        match = rule["match"]
+        for key, pattern in match.items():
+            if key not in _MATCH_KEYS or not _is_text(pattern):
+                return None
+    name = rule.get("name", "")
+    if not (_is_text(name) and _is_text(rule.get("description", ""))):
+        return None
+    conditions = rule.get("conditions", _EMPTY)
+    if type(conditions) is not dict or conditions:
+        return None
+    if "risk_level" in rule:
+        level = rule["risk_level"]
+        risk_level = _LEVELS.get(level) if type(level) is str else None
+    written_approval = rule.get("approval")
+    approval = _APPROVALS.get(written_approval) if type(written_approval) is str else None
+    if risk_level is None or approval is None:
+        return None
+    made = PolicyRule.__new__(PolicyRule)
+    made.values = (match.get("type", "*"), match.get("target", "*"), match.get("agent", "*"),
+                   risk_level, approval, name or f"rule_{index}", {})
+    made.is_frozen = True
+    return made
+
+
+cdef inline bint _is_text(object value) except -1:
+    # Half of a surrogate pair is not a character: UTF-8 cannot write it.
+    cdef Py_ssize_t size
+    if type(value) is not str:
+        return False
+    try:
+        PyUnicode_AsUTF8AndSize(value, &size)
+    except UnicodeEncodeError:
+        return False
+    return True

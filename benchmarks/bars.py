@@ -45,6 +45,9 @@ MOST = {
     "compile: ms, 10000 rules": 150.0,
     "compile: ms, 100000 rules": 2_500.0,
     "compile: bytes a rule, at most": 1_024.0,
+    "loading: loaded and compiled over orjson": 14.0,
+    "loading: YAML over composer": 1.15,
+    "loading: ms, 10000 rules": 250.0,
 }
 LEAST = {
     "executing, 32 connections: execute rate over evaluate": 0.42,
@@ -61,7 +64,7 @@ LEAST = {
 # What few rules cost is a table's fixed size.
 FEW_RULES = 1_000
 HARD_RULES = 10_000
-AT_FULL_SIZE_ONLY = ("hard: ", "letters: ", "endless: ", "request: ", "http: ")
+AT_FULL_SIZE_ONLY = ("hard: ", "letters: ", "endless: ", "request: ", "http: ", "loading: ")
 
 
 def judged(result: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -91,6 +94,8 @@ def _measured(result: Mapping[str, Any]) -> dict[str, float]:
         found["switching: of a request's time over HTTP"] = (
             (price_ns[0] - price_ns[1]) * per_s / 1e9
         )
+    if _size(result, "loading: ") == HARD_RULES:
+        found["loading: ms, 10000 rules"] = result["loading"]["loaded_ms"]["median"]
     if "memory" in result:
         memory = result["memory"]
         found["memory: grown by, of what it was"] = memory["grown_bytes"] / memory["before_bytes"]

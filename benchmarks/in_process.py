@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from aegis.bench import deciding, parts, shapes, workload
-from benchmarks import endless, hard, request
+from benchmarks import endless, hard, loading, request
 
 ACTIONS = 10_000
 JSON_RULES = 1_000
@@ -23,6 +23,7 @@ def in_process(sizes: Sequence[int], shape_sizes: Sequence[int], rounds: int) ->
         "letters": hard.letters(large, rounds),
         "endless": endless.beside_the_mix(large, rounds),
         "request": request.whole(large, rounds),
+        "loading": loading.loading(large, min(rounds, 5)),
         "switching": request.switching(large, rounds),
         "json": parts.json_parts(policy, questions, rounds=rounds),
         "audit": parts.audit(rounds=rounds),

@@ -14,6 +14,7 @@ PARTS = {
     "request": "A batch, bytes in to bytes out",
     "switching": "What a policy that is in force everywhere costs a request",
     "agent-aegis": "agent-aegis, in process",
+    "loading": "Loading a policy",
 }
 """Further parts of the full benchmark: their titles, by the names in its result."""
 
@@ -61,9 +62,12 @@ def tables(result: Mapping[str, Any]) -> Iterator[tuple[str, list[list[str]]]]:
             yield title, _engine_rows(result[part])
     for part, title in PARTS.items():
         if part in result:
-            names = [name for name in result[part] if name.endswith("_ns")]
-            rows = [[_words(name, "_ns"), number(result[part][name]["median"])] for name in names]
-            yield title, [["", "ns"], *rows]
+            names = [name for name in result[part] if name.endswith(("_ns", "_ms"))]
+            unit = names[0][-2:]
+            rows = [
+                [_words(name, f"_{unit}"), number(result[part][name]["median"])] for name in names
+            ]
+            yield title, [["", unit], *rows]
     if "memory" in result:
         sizes = {name: f"{value:,}" for name, value in result["memory"].items()}
         yield (

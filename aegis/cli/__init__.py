@@ -129,4 +129,3 @@ def main() -> None:
     logging.basicConfig(format="aegis: %(levelname)s: %(message)s", level=logging.WARNING)
     for level in (logging.WARNING, logging.ERROR, logging.CRITICAL):
         logging.addLevelName(level, logging.getLevelName(level).lower())
-

@@ -49,6 +49,7 @@ AEGIS_CORE = [
     "brackets_in_object",
     "compile_policy",
     "covered_rules",
+    "plain_rules",
 ]
 
 
