@@ -478,7 +478,7 @@ class Store:
         """
         doing = f"cannot copy {shown(self.path)} to {shown(str(path))}"
         with self._said(doing), replacing(path, like=like or self.path) as name:
-            source, target = self._connect(), Connection(name)
+            source, target = self._connect(), Connection(_file_uri(name), flags=_MADE)
             try:
                 with source:  # a transaction, so that all pages are of one moment
                     source.execute("SELECT count(*) FROM sqlite_schema").fetchall()
@@ -696,6 +696,7 @@ def word_ids(connection: Connection, texts: Iterable[str]) -> dict[str | None, i
 
 _PERMANENT = (apsw.ConstraintError, apsw.MismatchError, apsw.RangeError, apsw.TooBigError)
 _LARGEST_HELD = 2**62
+_MADE = apsw.SQLITE_OPEN_URI | apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE
 _MOST_BINDINGS = 30_000  # below SQLite's 32,766
 _MOST_WORDS = 500
 _PAGES_A_STEP = 1_000

@@ -27,6 +27,8 @@ def address(url: str) -> tuple[str, int]:
     Raises:
         ConfigError: It is not one as in `http://127.0.0.1:8000`.
     """
+    if "@" in url:  # not shown: what stands before it may be a password
+        raise ConfigError("the URL of a server has no user; write it as in `http://127.0.0.1:8000`")
     try:
         parts = urlsplit(url)
         host, port = parts.hostname, 80 if parts.port is None else parts.port

@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,8 @@ from aegis.store import Store
 __all__ = ["audit"]
 
 _LOOK_AGAIN_S = 0.2
+_LONGEST_FIRST_LINE = 64 * 1024
+_LARGEST_SMALL_FILE = 1024 * 1024
 _SHOWN = 20
 
 _DATABASE = database_option("The database.")
@@ -235,12 +238,14 @@ def stats(database: str, form: str) -> None:
         echo_json(found)
         return
     for name, value in found.items():
-        if isinstance(value, dict):
+        if isinstance(value, dict) and value:
             click.echo(f"{name.replace('_', ' ')}:")
             for said, count in value.items():
                 click.echo(f"  {count:>10}  {printable(said)}")
         else:
-            click.echo(f"{name.replace('_', ' ')}: {'none' if value is None else value}")
+            click.echo(
+                f"{name.replace('_', ' ')}: {'none' if value is None or value == {} else value}"
+            )
 
 
 @audit.command("head")
@@ -299,7 +304,9 @@ def verify(file: str, pinned: str | None, public_key: str | None, since: int | N
         if since is not None:
             raise click.UsageError("an exported chain is looked at from its beginning; no --from")
         with sys.stdin.buffer if file == DASH else Path(file).open("rb") as lines:
-            found = verify_export(lines, pin=pin)
+            # Its first line is short; what is none may have no end of line at all.
+            first = lines.readline(_LONGEST_FIRST_LINE)
+            found = verify_export(chain([first], lines), pin=pin)
     said = "nothing to verify" if not found.count else f"links {found.first} to {found.last}"
     if found.pinned is not None:
         is_in = 0 < found.pinned >= found.first
@@ -428,20 +435,25 @@ def _pin(text: str, public_key: str | None) -> Pin:
     if (hashed := _hash(text)) is not None:
         return Pin(hashed)
     try:
-        kept = json.loads(Path(text).read_text(encoding="utf-8"))
+        kept = json.loads(_read(text, "the head"))
         number = kept["id"]
         if type(number) is not int or number < 0:
             raise ValueError
         pin = Pin(bytes.fromhex(kept["hash"]), number)
-    except OSError as error:
-        raise ConfigError(f"cannot read the head {shown(text)}: {error.strerror}") from None
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         raise ConfigError(f"{shown(text)} is no head as `aegis audit head` prints it") from None
-    if public_key is not None:
-        try:
-            key = Path(public_key).read_bytes()
-        except OSError as error:
-            raise ConfigError(f"cannot read {shown(public_key)}: {error.strerror}") from None
-        if not is_signed_by(kept, key):
-            raise InvalidTrail("has a head that this key did not sign", pin.number or 0)
+    if public_key is not None and not is_signed_by(kept, _read(public_key, "the public key")):
+        raise InvalidTrail("has a head that this key did not sign", pin.number or 0)
     return pin
+
+
+def _read(path: str, what: str) -> bytes:
+    """A file that is small, or is not what it should be."""
+    try:
+        with Path(path).open("rb") as file:
+            data = file.read(_LARGEST_SMALL_FILE + 1)
+    except OSError as error:
+        raise ConfigError(f"cannot read {what} {shown(path)}: {error.strerror}") from None
+    if len(data) > _LARGEST_SMALL_FILE:
+        raise ConfigError(f"{what} {shown(path)} is over {_LARGEST_SMALL_FILE} bytes")
+    return data

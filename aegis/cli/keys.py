@@ -94,6 +94,9 @@ def list_(form: str, path: str) -> None:
     if form == "json":
         echo_json(found)
         return
+    if not found:
+        click.echo("no keys", err=True)
+        return
     rows = [("NAME", "ROLE", "AGENTS", "EXPIRES")]
     for key in found:
         end = f"{key['expires'] or 'never'}{' (expired)' if key['expired'] else ''}"

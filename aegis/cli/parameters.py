@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import math
 import os
 import time
@@ -66,10 +67,11 @@ class _File(click.ParamType):  # type: ignore[type-arg]  # generic since click 8
         if path == DASH and not self._takes_dash:
             self.fail("`-` must be a file here; write `./-` for one of that name", param, ctx)
         try:
-            is_name = b"\0" not in os.fsencode(path)
-        except UnicodeError:
-            is_name = False
-        if not is_name:
+            os.lstat(path)
+        except OSError as error:
+            if error.errno == errno.ENAMETOOLONG:
+                self.fail(f"{shown(path)} is too long for the name of a file", param, ctx)
+        except ValueError:  # NUL, or letters that the locale cannot write
             self.fail(f"{shown(path)} cannot be the name of a file", param, ctx)
         return path
 

@@ -61,6 +61,9 @@ def list_(limit: int, form: str, url: str | None, database: str) -> None:
     if form == "json":
         echo_json(found)
         return
+    if not found:
+        click.echo("no versions", err=True)
+        return
     rows = [("VERSION", "CREATED", "ORIGIN", "KEY", "SHA256", "NOTE"), *map(_row, found)]
     widths = [max(len(row[column]) for row in rows) for column in range(5)]
     for row in rows:
