@@ -6,14 +6,16 @@ import time
 from urllib.parse import urlsplit
 
 from aegis.config import Settings, host_of, is_loopback
-from aegis.errors import ConfigError, Forbidden, Unauthorized, shown
-from aegis.headers import Headers, value_of
+from aegis.errors import ConfigError, Forbidden, InvalidHost, Unauthorized, shown
+from aegis.headers import Head, HeaderNames, Headers, value_of
 from aegis.keys import Key, KeyRing, Permission
 
 __all__ = ["Gate"]
 
 _MOST_HOSTS_REMEMBERED = 256
 _BLANKS = " \t"
+_HTTP_1_0 = ("1", "1.0")  # as granian and as others write it
+_SET_KEYS = "set AEGIS_API_KEY, or give --keys"
 _STANDARD_PORTS = {"http": "80", "https": "443"}
 _CHALLENGE = (("www-authenticate", "Bearer"),)
 _DOINGS = {
@@ -34,25 +36,33 @@ class Gate:
         keys: The keys.
 
     Attributes:
-        admit: Lets a request pass, given the permission that its route asks for (None: no key is
-            needed), its headers and the caller's address (None where the server knows none). Returns the caller's key;
-            None where it needs none. Raises Unauthorized where it has no key or not a good one;
-            Forbidden where its key may not do this or, without keys, it does not come from here.
-        asks_address: Whether it looks at the caller's address; None does for it otherwise.
-        local_hosts: Values of `Host` under which `admit` is known to admit every request from
-            127.0.0.1 without an `Origin`, whatever its route; empty where callers need keys.
+        admit: Lets a request pass, given the permission that its route asks for (None: anyone may
+            call it, from anywhere), its headers, what their names say, and the rest of its head.
+            Returns the caller's key; None where it needs none. Raises InvalidHost where it does not
+            say whom it is for; Unauthorized where it has no key or not a good one; Forbidden where
+            its key may not do this or, without keys, it does not come from here.
     """
 
     def __init__(self, settings: Settings, keys: KeyRing) -> None:
         self.admit = self._admit_local if settings.is_keyless else self._admit_key
-        self.asks_address = settings.is_keyless and not settings.allow_unauthenticated
+        self._asks_locality = not settings.allow_unauthenticated
         self._find_key = keys.find
-        self._hosts = frozenset(host.lower() for host in settings.allowed_hosts)
-        self.local_hosts: set[str] = set()
+        self._names = frozenset(
+            name.lstrip(".") for name in settings.allowed_hosts if name[0] != "*"
+        )
+        self._endings = tuple(
+            name.lstrip("*") for name in settings.allowed_hosts if name[0] in "*."
+        )
+        # Values of `Host` that were looked at before: well-formed, or ours.
+        self._known_hosts: set[str] = set()
+        self._own_hosts: set[str] = set()
 
     def _admit_key(
-        self, needed: Permission | None, headers: Headers, _client: str | None
+        self, needed: Permission | None, headers: Headers, _names: HeaderNames, head: Head
     ) -> Key | None:
+        hosts = headers.get_all("host")
+        if len(hosts) != 1 or hosts[0] not in self._known_hosts or head.authority is not None:
+            self._host_of(headers, head)
         if needed is None:
             return None
         secret = (value_of(headers, "x-api-key") or "").strip(_BLANKS)
@@ -71,33 +81,81 @@ class Gate:
         return key
 
     def _admit_local(
-        self, _: Permission | None, headers: Headers, client: str | None
+        self, needed: Permission | None, headers: Headers, names: HeaderNames, head: Head
     ) -> Key | None:
+        # What nearly every request is, seen at once; the rules are those below.
+        hosts = headers.get_all("host")
+        if (
+            len(hosts) == 1
+            and hosts[0] in self._own_hosts
+            and names.is_direct
+            and head.client[:10] == "127.0.0.1:"
+            and head.authority is None
+        ):
+            return None
+        host = self._host_of(headers, head)
+        if needed is None:
+            return None
+        if self._asks_locality:
+            _check_client(head.client)
+            if names.forwarding:
+                raise Forbidden(
+                    f"{shown(names.forwarding)} says that a proxy sends this for somebody else, and"
+                    f" without keys only this machine may call; {_SET_KEYS}",
+                    "not_local",
+                )
         # A web page that a browser on this machine shows must not be able to drive the server: by
         # a name that it resolves to us (Host), or across origins (Origin).
-        if client != "127.0.0.1" and client is not None and self.asks_address:
-            _check_client(client)
-        host = value_of(headers, "host")
-        if host and host not in self.local_hosts:
+        if host and host not in self._own_hosts:
             self._check_host(host)
-        if "origin" in headers:
-            self._check_origin(value_of(headers, "origin") or "", host or "")
+        if names.has_origin:
+            self._check_origin(value_of(headers, "origin") or "", host)
         return None
 
-    def _check_host(self, host: str) -> None:
+    def _host_of(self, headers: Headers, head: Head) -> str:
+        """Whom a request is for, well-formed; empty where HTTP/1.0 does not say it.
+
+        Raises:
+            InvalidHost: It does not say it as it must.
+        """
+        # SOURCE: RFC 9112 section 3.2: one well-formed Host in HTTP/1.1, always; section 3.2.2: the
+        # host of an absolute target counts instead of it.
+        host = value_of(headers, "host")
+        if not host and head.http_version in _HTTP_1_0:
+            host = ""
+        elif host is None:
+            raise InvalidHost("the header Host is missing; send it, as in `localhost:8000`")
+        elif len(headers.get_all("host")) > 1:
+            raise InvalidHost("the header Host stands twice; send it once")
+        else:
+            self._check_form(host)
+        if head.authority is not None:
+            host = head.authority
+            self._check_form(host)
+        return host
+
+    def _check_form(self, host: str) -> None:
+        if host in self._known_hosts:
+            return
         try:
-            name, _ = host_of(host)
-            is_ours = host.isascii() and self._is_ours(name)
+            host_of(host)
         except ConfigError:
-            is_ours = False
-        if not is_ours:
+            raise InvalidHost(
+                f"host {shown(host)} is malformed; send a name or an address, and a port where it is"
+                " not the standard one"
+            ) from None
+        if len(self._known_hosts) < _MOST_HOSTS_REMEMBERED:
+            self._known_hosts.add(host)
+
+    def _check_host(self, host: str) -> None:
+        if not self._is_ours(host_of(host)[0]):
             raise Forbidden(
                 f"host {shown(host)} is not this machine; without keys name it"
                 " with --allowed-hosts",
                 "foreign_host",
             )
-        if len(self.local_hosts) < _MOST_HOSTS_REMEMBERED:
-            self.local_hosts.add(host)
+        if len(self._own_hosts) < _MOST_HOSTS_REMEMBERED:
+            self._own_hosts.add(host)
 
     def _check_origin(self, origin: str, host: str) -> None:
         if not (origin.isascii() and self._is_own_origin(origin, host)):
@@ -116,13 +174,14 @@ class Gate:
         return self._is_ours(name) and (port or standard) == (own_port or standard)
 
     def _is_ours(self, name: str) -> bool:
-        return is_loopback(name) or name in self._hosts
+        return is_loopback(name) or name in self._names or name.endswith(self._endings)
 
 
-def _check_client(address: str) -> None:
+def _check_client(client: str) -> None:
+    address = client.rpartition(":")[0].strip("[]")
     # What is no address (a test client's name, a socket's path) does not come over a network.
     if not is_loopback(address) and (":" in address or address.replace(".", "").isdecimal()):
-        raise Forbidden("without keys only this machine may call; set AEGIS_API_KEY", "not_local")
+        raise Forbidden(f"without keys only this machine may call; {_SET_KEYS}", "not_local")
 
 
 def _with_bearer(secret: str, authorization: str) -> str:

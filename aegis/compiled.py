@@ -30,7 +30,7 @@ from aegis.files import keep_owner
 from aegis.policies import LoadedPolicy, Policy, decoded_policy, load_text
 from aegis_core import Engine, Work
 
-__all__ = ["CompiledFiles", "CompiledPolicy", "PolicyText", "compiled", "pack", "unpack"]
+__all__ = ["Buffer", "CompiledFiles", "CompiledPolicy", "PolicyText", "compiled", "pack", "unpack"]
 
 _log = logging.getLogger("aegis.policy")
 

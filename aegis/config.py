@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import ipaddress
 import os
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -15,11 +16,20 @@ __all__ = [
     "AuditDecisions",
     "Durability",
     "Settings",
+    "allowed_hosts_of",
     "beside",
     "checked_key",
+    "host_of",
     "is_loopback",
     "keys_from",
 ]
+
+_HOST = re.compile(
+    r"(\[[0-9a-f:.]+\]|(?:[a-z0-9._~!$&'()*+,;=-]|%[0-9a-f]{2})+)(?::([0-9]*))?",
+    re.ASCII | re.IGNORECASE,
+)
+_LARGEST_PORT = 65_535
+_NAME = re.compile(r"(\*\.|\.)?[a-z0-9_-]+(\.[a-z0-9_-]+)*")
 
 
 class Durability(StrEnum):
@@ -56,6 +66,7 @@ class Settings:
         deepest_nesting: Of a request's JSON.
         condition_budget: Units of work that the conditions of one request may take.
         body_timeout_s: For a body to arrive.
+        keep_alive_s: For a connection without a request; also for a request's head to arrive.
         execute_timeout_s: For an executor to run one action.
         audit_timeout_s: For a record to be committed before the answer is withheld.
         drain_delay_s: For serving on, but not being ready, when the server is told to stop.
@@ -80,6 +91,7 @@ class Settings:
     deepest_nesting: int = 64
     condition_budget: int = DEFAULT_BUDGET
     body_timeout_s: float = 10.0
+    keep_alive_s: float = 65.0
     execute_timeout_s: float = 30.0
     audit_timeout_s: float = 5.0
     drain_delay_s: float = 0.0
@@ -159,13 +171,60 @@ def host_of(text: str) -> tuple[str, str]:
 
     Raises:
         ConfigError: It is none.
+
+    Source: RFC 9110 section 7.2, RFC 3986 section 3.2.
     """
-    name, port = text.strip().lower(), ""
+    match = _HOST.fullmatch(text)
+    if match is None:
+        raise ConfigError(f"{shown(text)} is not a host")
+    name, port = match[1].lower(), match[2] or ""
+    if port and int(port[:6]) > _LARGEST_PORT:
+        raise ConfigError(f"{shown(text)} is not a host: ports end at {_LARGEST_PORT}")
     if name.startswith("["):
-        name, bracket, rest = name.partition("]")
-        if not bracket or (rest and not rest.startswith(":")):
-            raise ConfigError(f"{shown(text)} is not a host")
-        return f"{name}]", rest[1:]
-    if name.count(":") == 1:
-        name, _, port = name.partition(":")
+        try:
+            name = f"[{ipaddress.IPv6Address(name[1:-1])}]"
+        except ValueError:
+            raise ConfigError(f"{shown(text)} is not a host") from None
     return name, port
+
+
+def allowed_hosts_of(entries: Iterable[str]) -> frozenset[str]:
+    """Hosts as `--allowed-hosts` has them, checked, in the form in which `host_of` gives names.
+
+    Args:
+        entries: Names and addresses; `.example.com` is a name and all below it, `*.example.com` what
+            is below it.
+
+    Raises:
+        ConfigError: One of them could never be the name of a host, or would be every name.
+    """
+    return frozenset(map(_allowed_host, entries))
+
+
+def _allowed_host(entry: str) -> str:
+    text = entry.strip().lower()
+    where = f"allowed host {shown(entry)}"
+    if not text:
+        raise ConfigError("an allowed host is empty; name one, or leave the option out")
+    if text == "*":
+        raise ConfigError(
+            f"{where} would let web pages of any name call; name the hosts, or set AEGIS_API_KEY:"
+            " with keys every host may"
+        )
+    if "://" in text:
+        raise ConfigError(f"{where} is a URL; give its host alone")
+    if "/" in text:
+        raise ConfigError(f"{where} is a range of addresses; name each host")
+    try:
+        address = ipaddress.ip_address(text.strip("[]"))
+    except ValueError:
+        pass
+    else:
+        return f"[{address}]" if address.version == 6 else str(address)
+    if ":" in text:
+        raise ConfigError(f"{where} has a port; leave it out: every port of a host is allowed")
+    if not _NAME.fullmatch(text):
+        raise ConfigError(
+            f"{where} is not a host; write `example.com`, or `.example.com` with all below it"
+        )
+    return text

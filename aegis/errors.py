@@ -11,6 +11,7 @@
     ├── InvalidTrail                    invalid_trail           exit 1
     └── RequestError                    the request is refused
         ├── InvalidBody             400 invalid_json | invalid_body
+        ├── InvalidHost             400 invalid_host
         ├── InvalidQuery            400 invalid_query
         ├── Unauthorized            401 unauthorized
         ├── Forbidden               403 forbidden | forbidden_agent | foreign_host
@@ -22,6 +23,7 @@
         ├── PreconditionFailed      412 precondition_failed
         ├── BodyTooLarge            413 body_too_large
         ├── UnsupportedMediaType    415 unsupported_media_type
+        ├── HeadersTooLarge         431 headers_too_large
         └── NotReady                503 not_ready
 
 Wording: lower case, one line, what is wrong and then what would be right, the user's value in
@@ -46,7 +48,9 @@ __all__ = [
     "Conflict",
     "Defect",
     "Forbidden",
+    "HeadersTooLarge",
     "InvalidBody",
+    "InvalidHost",
     "InvalidQuery",
     "InvalidTrail",
     "MethodNotAllowed",
@@ -157,6 +161,13 @@ class InvalidBody(RequestError):
     code = "invalid_body"
 
 
+class InvalidHost(RequestError):
+    """The request does not say which host it is for, or says it in a way that is none."""
+
+    code = "invalid_host"
+    status = 400
+
+
 class InvalidQuery(RequestError):
     """A query parameter that does not exist or has an impossible value."""
 
@@ -224,6 +235,13 @@ class UnsupportedMediaType(RequestError):
 
     code = "unsupported_media_type"
     status = 415
+
+
+class HeadersTooLarge(RequestError):
+    """The fields of a request's head are over their limit together."""
+
+    code = "headers_too_large"
+    status = 431
 
 
 class NotReady(RequestError):

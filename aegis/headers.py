@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Protocol, Self
 
-__all__ = ["UNREADABLE", "Headers", "value_of"]
+__all__ = ["UNREADABLE", "Head", "HeaderNames", "Headers", "value_of"]
 
 UNREADABLE = "\xff"
 """Stands for a value that the server cannot give as text; equal to nothing that is sought."""
@@ -18,6 +20,83 @@ class Headers(Protocol):
 
     def __contains__(self, name: str, /) -> bool:
         """Whether a header stands there, readable or not."""
+
+
+_USUAL = frozenset(
+    (
+        "accept",
+        "accept-encoding",
+        "authorization",
+        "connection",
+        "content-length",
+        "content-type",
+        "host",
+        "user-agent",
+        "x-api-key",
+    )
+)
+
+
+class Head(Protocol):
+    """What a request says besides its headers and its body. RSGI's scope is one."""
+
+    @property
+    def client(self) -> str:
+        """The caller's address and port; empty where the server knows none."""
+
+    @property
+    def authority(self) -> str | None:
+        """Host and port of an absolute target (RFC 9112 section 3.2.2); None: it is not absolute."""
+
+    @property
+    def http_version(self) -> str:
+        """As in `1.1`."""
+
+
+@dataclass(frozen=True, slots=True)
+class HeaderNames:
+    """What the names of a request's headers say, whatever their values are.
+
+    Clients send the same few names again and again, so this is found once for all of their requests.
+
+    Attributes:
+        forwarding: A header that a proxy adds; empty: there is none.
+        has_origin: Whether there is an `Origin`.
+        has_request_id: Whether there is an `X-Request-Id`.
+        is_encoded: Whether there is a `Content-Encoding`.
+        is_chunked: Whether there is a `Transfer-Encoding`.
+        is_direct: Whether neither a proxy nor a web page shows in them.
+        is_usual: Whether they are those of nearly every request, whose values are short.
+    """
+
+    forwarding: str
+    has_origin: bool
+    has_request_id: bool
+    is_encoded: bool
+    is_chunked: bool
+    is_direct: bool
+    is_usual: bool
+
+    @classmethod
+    def of(cls, names: Iterable[str]) -> Self:
+        """Look at names, in lower case."""
+        known = set(names)
+        forwarding = min(filter(_is_forwarding, known), default="")
+        has_origin = "origin" in known
+        return cls(
+            forwarding,
+            has_origin,
+            "x-request-id" in known,
+            "content-encoding" in known,
+            "transfer-encoding" in known,
+            not forwarding and not has_origin,
+            known <= _USUAL,
+        )
+
+
+def _is_forwarding(name: str) -> bool:
+    # SOURCE: RFC 7239, and what proxies added before it.
+    return name in ("forwarded", "x-real-ip") or name.startswith("x-forwarded-")
 
 
 def value_of(headers: Headers, name: str) -> str | None:

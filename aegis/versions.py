@@ -91,6 +91,26 @@ class PolicyHistory:
             raise NotFound(f"there is no policy version {version}")
         return str(source)
 
+    def piece(self, version: int, start: int, size: int) -> bytes:
+        """A part of the text of a version, in UTF-8; empty where the text has ended.
+
+        Args:
+            version: One that there is.
+            start: After so many bytes.
+            size: At most so many.
+
+        Cost: reads that part alone, however long the text is.
+        """
+        part = b""
+        with (
+            self._store.reading() as connection,
+            connection.blob_open("main", "policy_version", "source", version, False) as text,
+        ):
+            if start < text.length():
+                text.seek(start)
+                part = text.read(size)
+        return part
+
     def check(self) -> None:
         """See that each version's text is the one whose hash stands beside it.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -11,7 +12,7 @@ import click
 
 from aegis.cli.parameters import FILE, TEXT, Number, number_from
 from aegis.cli.terminal import print_problems
-from aegis.config import AuditDecisions, Durability, Settings, keys_from
+from aegis.config import AuditDecisions, Durability, Settings, allowed_hosts_of, keys_from
 from aegis.errors import PolicyError
 from aegis.server import policy_text_of
 from aegis.server.signals import hold_hangups
@@ -21,11 +22,35 @@ __all__ = ["serve"]
 _DEFAULTS = Settings()
 
 
+_SERVICE_LINK = re.compile(r"(tcp|udp|sctp)://\S*")
+"""What Kubernetes sets `AEGIS_PORT` to in every pod beside a Service called `aegis`."""
+
+
+class _Option(click.Option):
+    """An option whose variable may also be one of Kubernetes' own, which says nothing to us."""
+
+    def resolve_envvar_value(self, ctx: click.Context) -> str | None:
+        value = super().resolve_envvar_value(ctx)
+        if value is None or not _SERVICE_LINK.fullmatch(value):
+            return value
+        click.echo(
+            f"aegis: warning: {self.envvar}={value} is passed over: Kubernetes set it for a Service;"
+            f" use {self.opts[0]}, or enableServiceLinks: false in the pod",
+            err=True,
+        )
+        return None
+
+
 def _option(*names: str, **attributes: Any) -> Callable[[Any], Any]:
     """An option that can also be given as `AEGIS_<NAME>`."""
     name = names[0].removeprefix("--").replace("-", "_").upper()
     return click.option(
-        *names, envvar=f"AEGIS_{name}", show_envvar=True, show_default=True, **attributes
+        *names,
+        cls=_Option,
+        envvar=f"AEGIS_{name}",
+        show_envvar=True,
+        show_default=True,
+        **attributes,
     )
 
 
@@ -60,7 +85,10 @@ _NOT_NEGATIVE = Number(min=0, max=86_400)
 )
 @_option("--allow-unauthenticated", is_flag=True, help="Serve other machines without keys.")
 @_option(
-    "--allowed-hosts", type=TEXT, multiple=True, help="Further Host names, without keys; by commas."
+    "--allowed-hosts",
+    type=TEXT,
+    multiple=True,
+    help="Further Host names, without keys; by commas. `.example.com`: with all below it.",
 )
 @_option(
     "--max-body-bytes",
@@ -91,6 +119,12 @@ _NOT_NEGATIVE = Number(min=0, max=86_400)
     type=_POSITIVE,
     default=_DEFAULTS.body_timeout_s,
     help="Seconds for a body to arrive.",
+)
+@_option(
+    "--keep-alive",
+    type=Number(min=1, max=86_400),
+    default=_DEFAULTS.keep_alive_s,
+    help="Seconds that a connection may be idle; also for a request's head to arrive.",
 )
 @_option(
     "--execute-timeout",
@@ -146,6 +180,7 @@ def serve(
     max_nesting: int,
     condition_budget: int,
     body_timeout: float,
+    keep_alive: float,
     execute_timeout: float,
     audit_timeout: float,
     drain_delay: float,
@@ -167,12 +202,15 @@ def serve(
         admin_key=admin_key,
         keys_file=keys,
         allow_unauthenticated=allow_unauthenticated,
-        allowed_hosts=frozenset(",".join(allowed_hosts).replace(",", " ").split()),
+        allowed_hosts=allowed_hosts_of(
+            name for given in allowed_hosts for name in given.replace(",", " ").split() or [""]
+        ),
         largest_body_bytes=max_body_bytes,
         largest_batch=max_batch,
         deepest_nesting=max_nesting,
         condition_budget=condition_budget,
         body_timeout_s=body_timeout,
+        keep_alive_s=keep_alive,
         execute_timeout_s=execute_timeout,
         audit_timeout_s=audit_timeout,
         drain_delay_s=drain_delay,

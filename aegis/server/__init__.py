@@ -18,7 +18,14 @@ from aegis.audit.signing import HeadSigner
 from aegis.auth import Gate
 from aegis.compiled import CompiledFiles, PolicyText, compiled
 from aegis.compiler import YAML_TYPES
-from aegis.config import AuditDecisions, Durability, Settings, checked_key, keys_from
+from aegis.config import (
+    AuditDecisions,
+    Durability,
+    Settings,
+    allowed_hosts_of,
+    checked_key,
+    keys_from,
+)
 from aegis.decisions import Decider, DecisionPoint
 from aegis.errors import ConfigError, NotFound, NotReady, shown
 from aegis.execution import Enforcer, Executor, NoOpExecutor
@@ -106,7 +113,7 @@ def create_app(
         admin_key=admin_key,
         keys_file=keys_file,
         allow_unauthenticated=allow_unauthenticated,
-        allowed_hosts=frozenset(allowed_hosts),
+        allowed_hosts=allowed_hosts_of(allowed_hosts),
         policy_file=None if policy_path is None or policy is not None else str(policy_path),
         audit_durability=_chosen(Durability, "audit_durability", audit_durability, environment),
         audit_decisions=_chosen(AuditDecisions, "audit_decisions", audit_decisions, environment),
@@ -192,9 +199,15 @@ def build_app(
     )
     body = settings.largest_body_bytes
     routes = {
-        ("GET", "/health"): Route(api.health, None, needs_service=False),
-        ("GET", "/health/live"): Route(api.live, None, needs_service=False),
-        ("GET", "/health/ready"): Route(api.ready, None),
+        **{
+            ("GET", path): Route(api.health, None, needs_service=False)
+            for path in ("/health", "/api/v1/health")
+        },
+        **{
+            ("GET", path): Route(api.live, None, needs_service=False)
+            for path in ("/health/live", "/healthz")
+        },
+        **{("GET", path): Route(api.ready, None) for path in ("/health/ready", "/readyz")},
         ("GET", "/openapi.json"): Route(
             openapi.handler(settings), Permission.DESCRIBE, needs_service=False
         ),
@@ -215,7 +228,7 @@ def build_app(
             takes_query=True,
         ),
         ("POST", "/api/v1/policy/rollback"): Route(admin.rollback, Permission.CHANGE_POLICY, body),
-        ("POST", "/api/v1/policy/reload"): Route(admin.reload, Permission.CHANGE_POLICY),
+        ("POST", "/api/v1/policy/reload"): Route(admin.reload, Permission.CHANGE_POLICY, body),
         ("GET", "/api/v1/policy/versions"): Route(admin.versions, Permission.READ),
         ("GET", "/api/v1/policy/versions/{version}"): Route(
             admin.version("{version}"), Permission.READ, of_item=admin.version

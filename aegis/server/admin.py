@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from codecs import getincrementaldecoder
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from aegis import codec
 from aegis.audit.query import pairs_of
-from aegis.compiled import PolicyText
+from aegis.compiled import Buffer, PolicyText
 from aegis.compiler import compile_body
 from aegis.decisions import Snapshot
 from aegis.errors import InvalidBody, InvalidQuery, NotFound, did_you_mean, named, shown
 from aegis.headers import Headers, value_of
-from aegis.server.kernel import Answer, Caller, Handler, Header, problems_json
+from aegis.server.kernel import (
+    JSON,
+    LARGEST_WHOLE_BYTES,
+    Answer,
+    Caller,
+    Handler,
+    Header,
+    problems_json,
+)
 from aegis.sharing import InForce
 from aegis.versions import PolicyHistory
 
@@ -22,7 +31,7 @@ __all__ = ["LONGEST_NOTE", "MOST_VERSIONS", "Admin", "Change", "Changes"]
 
 LONGEST_NOTE = 1_000
 MOST_VERSIONS = 1_000
-_PIECE = 256 * 1024  # characters
+_PIECE_BYTES = 256 * 1024
 _LARGEST_VERSION = 2**63 - 1
 
 
@@ -88,8 +97,9 @@ class Admin:
     async def policy(self, _body: bytes, _headers: Headers, _query: str, _caller: Caller) -> Answer:
         """`GET /api/v1/policy`: the policy in force."""
         snapshot = self._snapshot()
-        answer = await asyncio.to_thread(_policy_json, snapshot, self._history())
-        return 200, (*snapshot.headers, _tag(snapshot.version)), answer
+        members = snapshot.compiled.members, codec.dumps(snapshot.stored.as_json())[1:-1]
+        content = _with_source(members, self._history(), snapshot.version)
+        return await _answered(content, *snapshot.headers, _tag(snapshot.version))
 
     async def put_policy(self, body: bytes, headers: Headers, query: str, caller: Caller) -> Answer:
         """`PUT /api/v1/policy`: validate, compile, store, switch."""
@@ -128,8 +138,8 @@ class Admin:
                 raise NotFound(f"there is no policy version {shown(item)}; use a number")
             history = self._history()
             found = await asyncio.to_thread(history.find, number)
-            source = await asyncio.to_thread(history.source, number)
-            return 200, (), codec.dumps(found.as_json() | {"source": source})
+            start = codec.dumps(found.as_json())[1:-1]
+            return await _answered(_with_source((start,), history, number))
 
         return answered
 
@@ -151,13 +161,41 @@ def _updated(in_force: InForce) -> Answer:
     return 200, (*snapshot.headers, _tag(snapshot.version)), codec.dumps(answer)
 
 
-def _policy_json(snapshot: Snapshot, history: PolicyHistory) -> bytes:
-    source = history.source(snapshot.version)
-    # In pieces: other threads wait while one of them is written.
-    pieces = range(0, len(source), _PIECE) if source else ()
-    written = [codec.dumps(source[start : start + _PIECE])[1:-1] for start in pieces]
-    known = codec.dumps(snapshot.stored.as_json())[1:-1]
-    return b"".join((b"{", snapshot.compiled.members, b",", known, b',"source":"', *written, b'"}'))
+async def _with_source(
+    members: Sequence[Buffer], history: PolicyHistory, version: int
+) -> AsyncIterator[bytes]:
+    """An object of members and the text of a version, in pieces: it may be as large as a policy."""
+    yield b"{"
+    for part in members:
+        for start in range(0, len(part), _PIECE_BYTES):
+            yield bytes(part[start : start + _PIECE_BYTES])
+        yield b","
+    yield b'"source":"'
+    decoder = getincrementaldecoder("utf-8")()  # a piece may end inside a character
+    start = 0
+    while piece := await asyncio.to_thread(history.piece, version, start, _PIECE_BYTES):
+        yield codec.dumps(decoder.decode(piece))[1:-1]
+        start += len(piece)
+    yield b'"}'
+
+
+async def _answered(content: AsyncIterator[bytes], *headers: Header) -> Answer:
+    """The answer of a content, whole where it is small."""
+    first: list[bytes] = []
+    size = 0
+    async for part in content:
+        first.append(part)
+        size += len(part)
+        if size > LARGEST_WHOLE_BYTES:
+            return 200, (JSON, *headers), _chained(first, content)
+    return 200, headers, b"".join(first)
+
+
+async def _chained(first: list[bytes], rest: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    yield b"".join(first)
+    first.clear()
+    async for part in rest:
+        yield part
 
 
 # --- what is asked -------------------------------------------------------------------------------

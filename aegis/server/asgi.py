@@ -7,10 +7,24 @@ import logging
 from asyncio import current_task
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from functools import lru_cache
+from itertools import chain
 from typing import Any
 
 from aegis.errors import NotReady
-from aegis.server.kernel import Header, Kernel, broken_off, declared_size, made_for, too_large
+from aegis.server.connections import UNREAD_TIMEOUT_S
+from aegis.server.kernel import (
+    LARGEST_WHOLE_BYTES,
+    PLAIN_JSON,
+    Header,
+    Kernel,
+    broken_off,
+    check_declared,
+    check_headers_size,
+    declared_size,
+    made_for,
+    pieces_of,
+    too_large,
+)
 
 __all__ = ["Asgi"]
 
@@ -29,7 +43,7 @@ class Asgi(Kernel):
 
     _loop: Any = object()  # where requests are served: nowhere so far
 
-    async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:  # noqa: C901 - below
         """Serve one request, or the life cycle."""
         if scope["type"] != "http":
             await self._serve_other(scope, receive, send)
@@ -37,19 +51,23 @@ class Asgi(Kernel):
         # The way of every request: what stands here costs more than the decision, so each line
         # counts, and nothing is taken out into a coroutine of its own.
         headers = _Headers(scope["headers"])
-        request_id = (
-            self._request_id(headers) if "x-request-id" in headers else next(self._request_ids)
-        )
+        joined = headers.joined_names()
+        names = self._names.get(joined) or self._names_of(joined)
+        request_id = self._request_id(headers) if names.has_request_id else next(self._request_ids)
         method = scope["method"]
-        client = scope.get("client")
         try:
-            route, caller = self._admitted(
-                method,
-                scope["path"],
-                headers,
-                client[0] if client else None,
-                scope.get("root_path", ""),
+            if not names.is_usual:
+                check_headers_size(headers.size())
+            head = _Head(scope)
+            path = head.path
+            route = self._routes.get((method, path)) or self._route(
+                method, path, scope.get("root_path", "")
             )
+            caller = self._admit(route.permission, headers, names, head)
+            if route.largest_body_bytes and (
+                names.is_encoded or headers.get_all("content-type") != PLAIN_JSON
+            ):
+                check_declared(route, headers)
             body = b""
             largest = route.largest_body_bytes
             if largest:
@@ -69,7 +87,7 @@ class Asgi(Kernel):
                     # for the rest would cost as much again: the declared length settles it
                     # unless the body is chunked (RFC 9112 section 6.3).
                     if message.get("more_body", False) and (
-                        len(body) != declared or "transfer-encoding" in headers
+                        len(body) != declared or names.is_chunked
                     ):
                         body = await _rest(body, receive, largest)
                 except asyncio.CancelledError:
@@ -96,7 +114,7 @@ class Asgi(Kernel):
         sent = [(b"x-request-id", request_id.encode()), *_raw(tuple(more))]
         if isinstance(content, bytes):
             sent.append(_JSON)
-        if type(content) is not bytes or method == "HEAD":
+        if type(content) is not bytes or len(content) > LARGEST_WHOLE_BYTES or method == "HEAD":
             await _send_other(receive, send, status, sent, content, method)
             return
         size = len(content)
@@ -135,6 +153,35 @@ class Asgi(Kernel):
         await send({"type": "lifespan.shutdown.complete"})
 
 
+class _Head:
+    """What a request says besides headers and body, from its scope."""
+
+    __slots__ = ("_scope", "authority", "path")
+
+    def __init__(self, scope: Mapping[str, Any]) -> None:
+        self._scope = scope
+        self.path: str = scope["path"]
+        self.authority: str | None = None
+        if not self.path.startswith("/"):
+            self._split_target()
+
+    def _split_target(self) -> None:
+        # Some servers hand an absolute target over as the path (uvicorn by h11 does).
+        scheme, separator, rest = self.path.partition("://")
+        if separator and scheme.lower() in ("http", "https"):
+            self.authority, slash, path = rest.partition("/")
+            self.path = slash + path
+
+    @property
+    def client(self) -> str:
+        client = self._scope.get("client")
+        return f"{client[0]}:{client[1]}" if client else ""
+
+    @property
+    def http_version(self) -> str:
+        return str(self._scope["http_version"])
+
+
 class _Headers:
     """Headers as the kernel reads them; what it does not ask for is not decoded."""
 
@@ -156,6 +203,14 @@ class _Headers:
     def __contains__(self, name: str) -> bool:
         return name.encode() in self._last
 
+    def joined_names(self) -> str:
+        """All names in one text, with line feeds between them."""
+        return b"\n".join(self._last).decode("latin-1")
+
+    def size(self) -> int:
+        """Of all names and values, in bytes."""
+        return len(b"".join(chain.from_iterable(self._sent)))
+
 
 @lru_cache(256)
 def _raw(headers: tuple[Header, ...]) -> tuple[RawHeader, ...]:
@@ -174,17 +229,22 @@ async def _send_other(
     content: bytes | AsyncIterator[bytes],
     method: str,
 ) -> None:
-    """Send an answer that is streamed, or whose body is left out."""
+    """Send an answer that is streamed or large, or whose body is left out."""
     if isinstance(content, bytes):
         headers.append(_length(len(content)))
+        content = pieces_of(content)
     await send({"type": "http.response.start", "status": status, "headers": headers})
-    if method != "HEAD" and not isinstance(content, bytes):
+    if method != "HEAD":
         gone = asyncio.create_task(_hung_up(receive))
         try:
             async for part in content:
                 if gone.done():
                     return
-                await send({"type": "http.response.body", "body": part, "more_body": True})
+                message = {"type": "http.response.body", "body": part, "more_body": True}
+                await asyncio.wait_for(send(message), UNREAD_TIMEOUT_S)
+        except TimeoutError:
+            _log.warning("a client that took nothing for %g s was let go", UNREAD_TIMEOUT_S)
+            return  # without an end, so that what it has cannot be taken for whole
         finally:
             gone.cancel()
     await send({"type": "http.response.body", "body": b""})

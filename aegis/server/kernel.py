@@ -28,6 +28,7 @@ from aegis.errors import (
     AegisError,
     BodyTimeout,
     BodyTooLarge,
+    HeadersTooLarge,
     InvalidBody,
     MethodNotAllowed,
     NotFound,
@@ -37,12 +38,14 @@ from aegis.errors import (
     UnsupportedMediaType,
     shown,
 )
-from aegis.headers import Headers, value_of
+from aegis.headers import HeaderNames, Headers, value_of
 from aegis.keys import Key, Permission
 
 __all__ = [
     "CLOSE",
     "JSON",
+    "LARGEST_HEADERS_BYTES",
+    "LARGEST_WHOLE_BYTES",
     "PLAIN_JSON",
     "Answer",
     "Caller",
@@ -53,9 +56,11 @@ __all__ = [
     "Lifecycle",
     "Route",
     "broken_off",
-    "check_media_type",
+    "check_declared",
+    "check_headers_size",
     "declared_size",
     "made_for",
+    "pieces_of",
     "problems_json",
     "too_large",
 ]
@@ -66,7 +71,13 @@ Header = tuple[str, str]
 
 JSON: Header = ("content-type", "application/json")
 CLOSE: Header = ("connection", "close")
+LARGEST_WHOLE_BYTES = 512 * 1024
+"""A larger answer is sent in pieces, as its client takes them: it must not wait in memory."""
+PIECE_BYTES = 64 * 1024
+LARGEST_HEADERS_BYTES = 64 * 1024
+"""Of all names and values of a request's headers together."""
 _KNOWN_SIZES = 4096
+_MOST_NAMES_REMEMBERED = 1024
 _RETRY_AFTER: Header = ("retry-after", "1")
 _SAFE = frozenset({"GET", "HEAD"})
 PLAIN_JSON = ["application/json"]
@@ -92,8 +103,9 @@ class Route:
 
     Attributes:
         handler: Answers.
-        permission: What a key must have to call it; None: no key is needed.
-        largest_body_bytes: 0: it takes no body.
+        permission: What a key must have to call it; None: no key is needed, and anyone may from
+            anywhere.
+        largest_body_bytes: 0: it takes no body, and changes nothing.
         media_types: What its body may be declared as, besides types that end in `+json`.
         needs_service: Whether policy and audit must be open.
         takes_query: Whether it takes a query string beside its body.
@@ -223,12 +235,12 @@ class Kernel:
     ) -> None:
         self._routes = dict(routes)
         self._admit = gate.admit
-        self._asks_address = gate.asks_address
-        self._local_hosts = gate.local_hosts
         self._lifecycle = lifecycle
         self._deadlines = Deadlines(body_timeout_s)
         self._request_ids = _request_ids()
         self._sizes = _sizes(routes.values())
+        self._names: dict[str, HeaderNames] = {}
+        self._running = 0  # requests
         self._templates: dict[str, str] = {}  # of paths that end in braces: by what is before
         for (method, path), route in routes.items():
             if route.of_item is not None:
@@ -244,6 +256,10 @@ class Kernel:
         """
         await self._lifecycle.open()
 
+    def is_serving(self) -> bool:
+        """Whether any request is being served; known of RSGI only."""
+        return self._running > 0
+
     def stop(self) -> None:
         """Begin to stop, before the server does: no new executions, a deadline for those that run."""
         self._lifecycle.stopping()
@@ -252,19 +268,14 @@ class Kernel:
         """Load files again that are read by a running server; called in a thread."""
         self._lifecycle.reloading()
 
-    def _admitted(
-        self, method: str, path: str, headers: Headers, client: str | None, root: str = ""
-    ) -> tuple[Route, Caller]:
-        """The route and the caller of a request whose body may be read.
-
-        Raises:
-            AegisError: It may not.
-        """
-        route = self._routes.get((method, path)) or self._route(method, path, root)
-        caller = self._admit(route.permission, headers, client)
-        if route.largest_body_bytes and headers.get_all("content-type") != PLAIN_JSON:
-            check_media_type(route, headers)
-        return route, caller
+    def _names_of(self, joined: str) -> HeaderNames:
+        """What the names of a request's headers say, given as one text with line feeds between them."""
+        names = self._names.get(joined)
+        if names is None:
+            names = HeaderNames.of(joined.split("\n"))
+            if len(self._names) < _MOST_NAMES_REMEMBERED and len(joined) < _KNOWN_SIZES:
+                self._names[joined] = names
+        return names
 
     def _request_id(self, headers: Headers) -> str:
         """The id that a request has, or one of ours."""
@@ -363,6 +374,12 @@ async def _while_awaited(making: Awaitable[Answer], hung_up: Awaitable[None]) ->
         gone.cancel()
 
 
+async def pieces_of(content: bytes) -> AsyncIterator[bytes]:
+    """A large answer, piece by piece."""
+    for start in range(0, len(content), PIECE_BYTES):
+        yield content[start : start + PIECE_BYTES]
+
+
 def declared_size(declared: str, largest: int) -> int:
     """The size that a body is declared to have, within its limit.
 
@@ -392,12 +409,31 @@ def broken_off() -> InvalidBody:
     return InvalidBody("the body ends before its end", headers=(CLOSE,))
 
 
-def check_media_type(route: Route, headers: Headers) -> None:
+def check_headers_size(size: int) -> None:
+    """See that the headers of a request are within their limit.
+
+    Raises:
+        HeadersTooLarge: They are not.
+    """
+    if size > LARGEST_HEADERS_BYTES:
+        raise HeadersTooLarge(
+            f"the headers are over {LARGEST_HEADERS_BYTES} bytes together; send less of them"
+        )
+
+
+def check_declared(route: Route, headers: Headers) -> None:
     """See that a body is declared as what a route takes, or not at all.
 
     Raises:
         UnsupportedMediaType: It is not.
     """
+    # SOURCE: RFC 9110 section 15.5.16
+    coding = value_of(headers, "content-encoding")
+    if coding is not None and coding.strip().lower() not in ("", "identity"):
+        raise UnsupportedMediaType(
+            f"a body encoded as {shown(coding)} is not taken; send it as it is",
+            headers=(("accept-encoding", "identity"),),
+        )
     declared = value_of(headers, "content-type")
     if declared is None:
         return

@@ -26,6 +26,7 @@ ERRORS: dict[int, tuple[str, tuple[str, ...]]] = {
         (
             "invalid_json",
             "invalid_body",
+            "invalid_host",
             "invalid_query",
             "invalid_policy",
             "invalid_idempotency_key",
@@ -45,7 +46,11 @@ ERRORS: dict[int, tuple[str, tuple[str, ...]]] = {
     ),
     412: ("Another change came first.", ("precondition_failed",)),
     413: ("The body is over its limit.", ("body_too_large",)),
-    415: ("The body is declared as something else.", ("unsupported_media_type",)),
+    415: (
+        "The body is declared as something else, or encoded.",
+        ("unsupported_media_type",),
+    ),
+    431: ("The headers are over their limit.", ("headers_too_large",)),
     500: ("A defect of the server.", ("internal_error",)),
     503: (
         "Not now: policy or audit are not available.",
@@ -483,7 +488,7 @@ def _refusals(*statuses: int) -> Schema:
             "headers": _REQUEST_ID | _ERROR_HEADERS.get(status, {}),
             "content": {"application/json": {"schema": _ref(f"Error{status}")}},
         }
-        for status in sorted((*statuses, 403, 500))
+        for status in sorted({*statuses, 400, 403, 431, 500})
     }
 
 
@@ -578,6 +583,9 @@ OPERATIONS: dict[tuple[str, str], Schema] = {
     ("GET", "/health"): _health("health", "The release that answers"),
     ("GET", "/health/live"): _health("live", "Whether the process answers"),
     ("GET", "/health/ready"): _health("ready", "Whether it can decide and record", 503),
+    ("GET", "/healthz"): _health("healthz", "The same as /health/live"),
+    ("GET", "/readyz"): _health("readyz", "The same as /health/ready", 503),
+    ("GET", "/api/v1/health"): _health("apiHealth", "The same as /health"),
     ("GET", "/openapi.json"): {
         "operationId": "openapi",
         "summary": "This description",
@@ -698,7 +706,7 @@ OPERATIONS: dict[tuple[str, str], Schema] = {
         "description": "A file that has not changed since it was last loaded changes nothing.",
         "responses": {
             "200": _answer("It is in force.", _ref("PolicyUpdated"), versioned=True, tagged=True),
-            **_refusals(400, 401, 404, 503),
+            **_refusals(400, 401, 404, 408, 413, 415, 503),
         },
     },
     ("POST", "/api/v1/policy/rollback"): {

@@ -18,13 +18,16 @@ from typing import Any
 
 from aegis.server.kernel import (
     JSON,
+    LARGEST_WHOLE_BYTES,
     PLAIN_JSON,
     Header,
     Kernel,
     broken_off,
-    check_media_type,
+    check_declared,
+    check_headers_size,
     declared_size,
     made_for,
+    pieces_of,
     too_large,
 )
 
@@ -61,66 +64,65 @@ class Rsgi(Kernel):
         # costs as much as the step itself. Each touch of the scope and the headers is one as well,
         # and the scope's headers are copied each time.
         headers = scope.headers
-        request_id = (
-            self._request_id(headers) if "x-request-id" in headers else next(self._request_ids)
-        )
+        joined = "\n".join(headers.keys())
+        names = self._names.get(joined) or self._names_of(joined)
+        request_id = self._request_id(headers) if names.has_request_id else next(self._request_ids)
+        self._running += 1
         try:
-            method, path = scope.method, scope.path
-            route = self._routes.get((method, path)) or self._route(method, path)
-            caller = None
-            # Whom the gate would admit for certain; the set is empty where it asks for keys.
-            if not (
-                self._local_hosts
-                and scope.client[:10] == "127.0.0.1:"
-                and len(hosts := headers.get_all("host")) == 1
-                and hosts[0] in self._local_hosts
-                and "origin" not in headers
-            ):
-                address = _address(scope.client) if self._asks_address else None
-                caller = self._admit(route.permission, headers, address)
-            body = b""
-            largest = route.largest_body_bytes
-            if largest:
-                if headers.get_all("content-type") != PLAIN_JSON:
-                    check_media_type(route, headers)
-                length = headers.get_all("content-length")
-                if length:
-                    said = ", ".join(length)
-                    declared = self._sizes.get(said) or declared_size(said, largest)
-                    waiter = proto()
-                    waiting = self._deadlines.waiting
-                    waiting[waiter] = self._deadlines.tick
-                    try:
-                        body = await waiter
-                    except CancelledError:
-                        self._end_of(waiter)
-                        raise
-                    except RuntimeError:  # granian's, which only the runner may import
-                        raise broken_off() from None
-                    finally:
-                        del waiting[waiter]
-                    if len(body) != declared:
-                        raise too_large(largest) if len(body) > largest else broken_off()
-                elif "transfer-encoding" in headers:
-                    body = await self._chunks(proto, largest)
-            query = scope.query_string if not largest or route.takes_query else ""
-            if route.needs_service and not self._lifecycle.is_open:
-                await self._lifecycle.open()
-            answer = route.handler(body, headers, query, caller)
-            made = (
-                answer
-                if isinstance(answer, tuple)
-                else await made_for(method, answer, proto.client_disconnect)
-            )
-            status, more, content = made
-        except Exception as error:  # noqa: BLE001 - the edge: no failure may end the connection unsaid
-            status, more, content = self._refusal(error, request_id)
-        if type(content) is bytes:
-            # The server adds the length, and leaves the body out where the method is HEAD.
-            proto.response_bytes(status, [JSON, ("x-request-id", request_id), *more], content)
-        else:
-            sent = [("x-request-id", request_id), *more]
-            await _send_stream(proto, scope.method, status, sent, content)  # type: ignore[arg-type]
+            try:
+                if not names.is_usual:  # to look at the values of all requests would cost too much
+                    check_headers_size(len(joined) + len("".join(headers.values())))
+                method, path = scope.method, scope.path
+                route = self._routes.get((method, path)) or self._route(method, path)
+                caller = self._admit(route.permission, headers, names, scope)
+                body = b""
+                largest = route.largest_body_bytes
+                if largest:
+                    if names.is_encoded or headers.get_all("content-type") != PLAIN_JSON:
+                        check_declared(route, headers)
+                    length = headers.get_all("content-length")
+                    if length:
+                        said = ", ".join(length)
+                        declared = self._sizes.get(said) or declared_size(said, largest)
+                        waiter = proto()
+                        waiting = self._deadlines.waiting
+                        waiting[waiter] = self._deadlines.tick
+                        try:
+                            body = await waiter
+                        except CancelledError:
+                            self._end_of(waiter)
+                            raise
+                        except RuntimeError:  # granian's, which only the runner may import
+                            raise broken_off() from None
+                        finally:
+                            del waiting[waiter]
+                            # INVARIANT: no native awaitable stays in a frame of which an error may hold
+                            # the traceback: it holds the error, and the collector cannot see that.
+                            del waiter
+                        if len(body) != declared:
+                            raise too_large(largest) if len(body) > largest else broken_off()
+                    elif names.is_chunked:
+                        body = await self._chunks(proto, largest)
+                query = scope.query_string if not largest or route.takes_query else ""
+                if route.needs_service and not self._lifecycle.is_open:
+                    await self._lifecycle.open()
+                answer = route.handler(body, headers, query, caller)
+                made = (
+                    answer
+                    if isinstance(answer, tuple)
+                    else await made_for(method, answer, proto.client_disconnect)
+                )
+                status, more, content = made
+            except Exception as error:  # noqa: BLE001 - the edge: no failure may end the connection unsaid
+                status, more, content = self._refusal(error, request_id)
+            if type(content) is bytes and len(content) <= LARGEST_WHOLE_BYTES:
+                # The server adds the length, and leaves the body out where the method is HEAD.
+                proto.response_bytes(status, [JSON, ("x-request-id", request_id), *more], content)
+            else:
+                sent = [("x-request-id", request_id), *more]
+                await _send_large(proto, scope.method, status, sent, content)
+        finally:
+            self._running -= 1
 
     async def _chunks(self, proto: Any, largest: int) -> bytes:
         """A body that comes without a length."""
@@ -147,22 +149,31 @@ class Rsgi(Kernel):
         return b"".join(parts)
 
 
-def _address(client: str) -> str:
-    """The address of an address and port."""
-    return client.rpartition(":")[0].strip("[]")
+async def _send_large(
+    proto: Any,
+    method: str,
+    status: int,
+    headers: list[Header],
+    content: bytes | AsyncIterator[bytes],
+) -> None:
+    """Send an answer as it comes, or piece by piece."""
+    if isinstance(content, bytes):
+        headers += [JSON, ("content-length", str(len(content)))]
+        content = pieces_of(content)
+    if method == "HEAD":
+        proto.response_empty(status, headers)
+        return
+    await _send_stream(proto, status, headers, content)
 
 
 async def _send_stream(
-    proto: Any, method: str, status: int, headers: list[Header], content: AsyncIterator[bytes]
+    proto: Any, status: int, headers: list[Header], content: AsyncIterator[bytes]
 ) -> None:
     """Send an answer as it comes, no faster than the client takes it.
 
     RSGI's own streams take everything at once and keep it in memory. A file does not: granian reads
     it as the client takes it. So it is given a pipe to read, which holds 64 KiB and no more.
     """
-    if method == "HEAD":
-        proto.response_empty(status, headers)
-        return
     first = await anext(content, b"")
     if not first:  # a pipe that is never filled would be gone before granian opens it
         proto.response_bytes(status, headers, b"")

@@ -29,6 +29,7 @@ from aegis.decisions import Snapshot
 from aegis.errors import ConfigError, Problem, shown
 from aegis.keys import read_keys
 from aegis.server.host import Address, free_address, notify, own_database
+from aegis.server.kernel import LARGEST_HEADERS_BYTES
 from aegis.server.signals import Wakeup, blocked_signals, hold_hangups, release_hangups
 from aegis.server.state import ServerState
 from aegis.server.worker import Inherited, loader
@@ -41,9 +42,6 @@ _log = logging.getLogger("aegis.server")
 
 MIN_GRACE_S = 20.0
 """A worker that does not stop is killed after this long, or later where bodies may take longer."""
-IDLE_TIMEOUT_MS = 5_000
-"""Of a connection without a whole request head: also how long such a one can delay the end."""
-LARGEST_HEADERS_BYTES = 64 * 1024
 MOST_WARNINGS = 10
 """Of the policy, that are said at the start; `aegis validate` says all of them."""
 SAME_REQUEST_S, REPEATED_S = 0.5, 0.005
@@ -135,6 +133,7 @@ def _run(
         os.getpid(),
         stopping,
         stop,
+        address.port,
     )
     server = _Server(
         state,
@@ -155,7 +154,9 @@ def _run(
         websockets=False,
         loop=Loops.uvloop,
         http1_settings=HTTP1Settings(
-            header_read_timeout=IDLE_TIMEOUT_MS, max_buffer_size=LARGEST_HEADERS_BYTES
+            header_read_timeout=round(settings.keep_alive_s * 1_000),
+            # The kernel counts exactly; granian takes some more, by how it arrives.
+            max_buffer_size=LARGEST_HEADERS_BYTES,
         ),
         log_level=LogLevels.error,
         log_access=False,

@@ -23,11 +23,14 @@ from aegis.errors import AegisError, ConfigError, shown
 from aegis.execution import Executor
 from aegis.server import build_app
 from aegis.server.app import App
+from aegis.server.connections import Farewell, limit_unread
 from aegis.server.signals import Wakeup, reset_in_worker
 from aegis.server.state import ServerState, WorkerStart
 
 __all__ = ["Inherited", "load_executor", "loader"]
 
+_AFTER_DRAIN_S = 3.0
+"""For what still runs after bodies and executions had their time; it is cut off then."""
 CANNOT_START = 2
 """The exit code of a worker that has said why it cannot start."""
 _PR_SET_PDEATHSIG = 1
@@ -47,6 +50,7 @@ class Inherited:
         parent: The parent's process.
         stopping: A pipe that ends when the parent stops, or is gone.
         stop: Its other end, which only the parent may hold.
+        port: Where all of them listen.
     """
 
     settings: Settings
@@ -59,6 +63,7 @@ class Inherited:
     parent: int
     stopping: int
     stop: int
+    port: int
 
 
 def loader(inherited: Inherited) -> Callable[[WorkerStart], App]:
@@ -93,12 +98,17 @@ def loader(inherited: Inherited) -> Callable[[WorkerStart], App]:
         gc.freeze()
         gc.set_threshold(50_000, 20, 50)
 
+        settings = inherited.settings
+        longest_s = max(settings.body_timeout_s * 9 / 8, settings.drain_timeout_s) + _AFTER_DRAIN_S
+
         def stop() -> None:
             loop.remove_reader(inherited.stopping)
             app.stop()
+            farewell = Farewell(inherited.port, app.is_serving, longest_s)
+            farewell.begin(loop)
 
         # granian waits for the requests that run and kills the worker when they take too long;
-        # they have to learn of the end before it does that.
+        # they have to learn of the end before it does that, and so do clients that hold it up.
         loop.add_reader(inherited.stopping, stop)
         loop.add_reader(inherited.reloads, _take_reload, inherited, app)
         # Before the first request: one that answers has started, whatever ends it.
@@ -136,6 +146,7 @@ def load_executor(spec: str) -> Executor:
 def _say_listening(inherited: Inherited) -> None:
     if os.getppid() != inherited.parent:
         os._exit(0)  # it died before granian listened, which has forgotten the signal
+    limit_unread(inherited.port)
     inherited.state.say_listening()
     inherited.wakeup.set()
 

@@ -105,9 +105,10 @@ class Client:
     Args:
         app: What is asked.
         runner: Runs what is asked without `await`.
-        headers: Sent with every request.
+        headers: Sent with every request; the host is ours unless they say another.
         address: Whose requests they are.
         root_path: Where the application is mounted.
+        http_version: What it speaks.
     """
 
     def __init__(
@@ -118,12 +119,14 @@ class Client:
         headers: Headers | None = None,
         address: tuple[str, int] | None = LOCAL,
         root_path: str = "",
+        http_version: str = "1.1",
     ) -> None:
         self.app = app
         self.runner = runner
-        self.headers = {"host": HOST} if headers is None else dict(headers)
+        self.headers: Headers = {"host": HOST} | dict(headers or {})
         self.address = address
         self.root_path = root_path
+        self.http_version = http_version
 
     def run(self, scenario: Awaitable[Any]) -> Any:
         """Run what needs several requests at once."""
@@ -175,7 +178,8 @@ class Client:
 
         Args:
             method: The method.
-            path: Path and query, as on the wire; `{version}`, as the route table has it, is the first.
+            path: Path and query, or an absolute target, as on the wire; `{version}`, as the route
+                table has it, is the first.
             value: Sent as JSON, declared as such.
             body: Sent as it is, with its length.
             chunks: Sent one after the other, without a length.
@@ -231,10 +235,17 @@ class Client:
         assert isinstance(self.app, App)
         assert address is not None
         raw_path, _, query = path.partition("?")
+        authority = None
+        if raw_path.startswith("http://"):
+            authority, slash, rest = raw_path.removeprefix("http://").partition("/")
+            raw_path = slash + rest
         host, port = address
         client = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         sent = [(name.decode(), value) for name, value in _raw(headers)]
-        scope = rsgi.Scope(method, unquote(raw_path, errors="replace"), query, sent, client)
+        raw_path = unquote(raw_path, errors="replace")
+        scope = rsgi.Scope(
+            method, raw_path, query, sent, client, authority, self.http_version.removesuffix(".0")
+        )
         protocol = rsgi.Protocol(method, parts, then)
         await self.app.__rsgi__(scope, protocol)
         await protocol.end()
@@ -250,7 +261,7 @@ class Client:
         return {
             "type": "http",
             "asgi": {"version": "3.0", "spec_version": "2.4"},
-            "http_version": "1.1",
+            "http_version": self.http_version,
             "method": method,
             "scheme": "http",
             "path": self.root_path + unquote(raw_path),

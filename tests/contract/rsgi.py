@@ -22,6 +22,13 @@ class Headers:
     def items(self) -> list[tuple[str, str]]:
         return [(name, value) for name, value in self._sent if _READABLE.issuperset(value)]
 
+    def keys(self) -> list[str]:
+        """Each name once."""
+        return list(dict.fromkeys(name for name, _ in self._sent))
+
+    def values(self) -> list[str]:
+        return [value for _, value in self.items()]
+
     def get_all(self, name: str) -> list[str]:
         return [value for known, value in self.items() if known == name]
 
@@ -36,11 +43,9 @@ class Scope:
     """One request's."""
 
     proto = "http"
-    http_version = "1.1"
     rsgi_version = "1.5"
     server = "127.0.0.1:8000"
     scheme = "http"
-    authority: str | None = None
 
     def __init__(
         self,
@@ -49,7 +54,11 @@ class Scope:
         query_string: str,
         headers: Sequence[tuple[str, bytes]],
         client: str,
+        authority: str | None = None,
+        http_version: str = "1.1",
     ) -> None:
+        self.authority = authority
+        self.http_version = http_version
         self.method = method
         self.path = path
         self.query_string = query_string

@@ -41,6 +41,16 @@ BODIES: dict[tuple[str, str], Any] = {
     ("POST", ROLLBACK): {"version": 1},
 }
 
+HEALTH = ("/health", "/health/live", "/health/ready", "/healthz", "/readyz", "/api/v1/health")
+FORWARDING = (
+    "forwarded",
+    "x-real-ip",
+    "x-forwarded-for",
+    "x-forwarded-host",
+    "x-forwarded-proto",
+    "x-forwarded-anything",
+)
+
 ROLES = ("agent", "auditor", "operator", "admin")
 CALLERS = (None, "unknown", API_KEY, ADMIN_KEY, *ROLES)
 OPEN = (200, 200, 200, 200, 200, 200, 200, 200)
@@ -49,9 +59,7 @@ TO_READ = (401, 401, 200, 200, 403, 200, 200, 200)
 TO_CHANGE = (401, 401, 403, 200, 403, 403, 200, 200)
 WITH_ANY_KEY = (401, 401, 200, 200, 200, 200, 200, 200)
 MATRIX = {
-    ("GET", "/health"): OPEN,
-    ("GET", "/health/live"): OPEN,
-    ("GET", "/health/ready"): OPEN,
+    **{("GET", path): OPEN for path in HEALTH},
     ("GET", "/openapi.json"): WITH_ANY_KEY,
     ("POST", EVALUATE): TO_DECIDE,
     ("POST", EXECUTE): TO_DECIDE,
@@ -131,13 +139,49 @@ def test_without_keys_this_machine_may_do_everything(
         assert client.ask(*route, BODIES.get(route)).status == 200
 
 
-@pytest.mark.parametrize("route", ROUTES)
-def test_without_keys_no_route_is_open_to_others(route: tuple[str, str]) -> None:
+FROM_ELSEWHERE: list[dict[str, Any]] = [
+    {"address": REMOTE},
+    {"headers": {"host": "evil.example"}},
+    {"headers": {"origin": "http://evil.example"}},
+    *({"headers": {name: "203.0.113.7"}} for name in FORWARDING),
+    {"headers": {"x-forwarded-for": b"\xff"}},
+    {"headers": {"x-forwarded-for": ""}},
+]
+
+
+@pytest.mark.parametrize("details", FROM_ELSEWHERE, ids=str)
+def test_without_keys_no_route_is_open_to_others(details: dict[str, Any]) -> None:
     with served() as client:
-        body = BODIES.get(route)
-        assert client.ask(*route, body, address=REMOTE).status == 403
-        assert client.ask(*route, body, headers={"host": "evil.example"}).status == 403
-        assert client.ask(*route, body, headers={"origin": "http://evil.example"}).status == 403
+        for route in ROUTES:
+            if MATRIX[route] != OPEN:
+                reply = client.ask(*route, BODIES.get(route), **details)
+                assert (reply.status, reply.received) == (403, 0)
+
+
+@pytest.mark.parametrize("details", FROM_ELSEWHERE, ids=str)
+@pytest.mark.parametrize("path", HEALTH)
+def test_probes_may_ask_for_health_from_anywhere_and_by_any_name(
+    path: str, details: dict[str, Any]
+) -> None:
+    with served() as client:
+        assert client.get(path, **details).status == 200
+        assert client.ask("HEAD", path, **details).status == 200
+
+
+@pytest.mark.parametrize("name", FORWARDING)
+def test_forwarding_headers_count_only_where_locality_decides(name: str) -> None:
+    headers = {name: "for=203.0.113.7", "x-api-key": API_KEY}
+    for app in (app_of(allow_unauthenticated=True), app_of(api_key=API_KEY)):
+        with served(app) as client:
+            assert client.post(EVALUATE, READ, headers=headers).status == 200
+
+
+def test_refusal_of_a_forwarded_request_says_what_to_do() -> None:
+    with served() as client:
+        reply = client.post(EVALUATE, READ, headers={"X-Forwarded-Proto": "https"})
+        assert reply.code == "not_local"
+        assert "x-forwarded-proto" in reply.json["error"]
+        assert "AEGIS_API_KEY" in reply.json["error"]
 
 
 # --- keys ----------------------------------------------------------------------------------------
@@ -178,7 +222,7 @@ def test_without_its_key_nothing_is_done(headers: dict[str, str | bytes]) -> Non
         reply = client.post(EXECUTE, READ, headers=headers)
         assert (reply.status, reply.code) == (401, "unauthorized")
         assert reply.header("www-authenticate") == "Bearer"
-        client.headers = {"x-api-key": API_KEY}
+        client.headers = {"host": HOST, "x-api-key": API_KEY}
         assert client.records() == []
 
 
@@ -301,25 +345,32 @@ LOCAL_HOSTS = [
     "[::1]:8000",
 ]
 
-FOREIGN_HOSTS: list[str | bytes] = [
+FOREIGN_HOSTS = [
     "evil.example",
     "evil.example:8000",
     "localhost.evil.example",
     "127.0.0.1.evil.example",
-    "127.0.0.1@evil.example",
-    "evil.example#127.0.0.1",
     "192.168.0.1",
     "0.0.0.0",
     "[2001:db8::1]",
+]
+
+NO_HOSTS: list[Any] = [
+    "",
+    "localhost:abc",
+    "localhost:99999",
+    "127.0.0.1@evil.example",
+    "evil.example#127.0.0.1",
+    "localhost/",
+    "local host",
     "[::1",
     "[::1]x",
     b"\xff",
+    [HOST, HOST],
+    [HOST, "evil.example"],
+    [],
 ]
-
-
-def test_request_without_a_host_is_served() -> None:
-    with served(headers={}) as client:
-        assert client.post(EVALUATE, READ).status == 200
+"""Malformed, doubled and missing ones."""
 
 
 @pytest.mark.parametrize("host", LOCAL_HOSTS)
@@ -329,18 +380,57 @@ def test_local_host_is_served(host: str) -> None:
 
 
 @pytest.mark.parametrize("host", FOREIGN_HOSTS)
-def test_foreign_host_is_refused_unread(host: str | bytes) -> None:
+def test_foreign_host_is_refused_unread(host: str) -> None:
     with served() as client:
         reply = client.post(EXECUTE, READ, headers={"host": host})
         assert (reply.status, reply.code, reply.received) == (403, "foreign_host", 0)
         assert client.records() == []
 
 
+@pytest.mark.parametrize("host", NO_HOSTS, ids=repr)
+@pytest.mark.parametrize("key", [None, API_KEY])
+def test_request_that_does_not_say_which_host_it_is_for_is_refused_unread(
+    key: str | None, host: Any
+) -> None:
+    with served(app_of(api_key=key)) as client:
+        for _ in range(2):
+            sent = with_key(key) | {"host": host}
+            reply = client.post(EXECUTE, READ, headers=sent)
+            assert (reply.status, reply.code, reply.received) == (400, "invalid_host", 0)
+            assert client.get("/health", headers=sent).status == 400
+        assert client.get(AUDIT, headers=with_key(key)).json == []
+
+
+@pytest.mark.parametrize("key", [None, API_KEY])
+@pytest.mark.parametrize("host", ["", []])
+def test_request_in_http_1_0_need_not_say_which_host_it_is_for(host: Any, key: str | None) -> None:
+    # granian hands an empty host over where HTTP/1.0 sent none.
+    with served(app_of(api_key=key), http_version="1.0") as client:
+        assert client.post(EXECUTE, READ, headers=with_key(key) | {"host": host}).status == 200
+
+
+@pytest.mark.parametrize(
+    ("authority", "status"),
+    [("localhost:8000", 200), ("evil.example", 403), ("a@localhost", 400), ("localhost:abc", 400)],
+)
+@pytest.mark.parametrize("host", [HOST, "evil.example"])
+def test_host_of_an_absolute_target_counts_and_not_the_header(
+    host: str, authority: str, status: int
+) -> None:
+    with served(headers={"host": host}) as client:
+        assert client.post(f"http://{authority}{EVALUATE}", READ).status == status
+
+
+def test_absolute_target_needs_a_host_too() -> None:
+    with served(headers={"host": []}) as client:
+        assert client.post(f"http://{HOST}{EVALUATE}", READ).status == 400
+
+
 def test_foreign_host_stays_foreign_after_a_local_one() -> None:
     with served() as client:
         for _ in range(3):
-            assert client.get("/health", headers={"host": "localhost"}).status == 200
-            assert client.get("/health", headers={"host": "evil.example"}).status == 403
+            assert client.post(EVALUATE, READ, headers={"host": "localhost"}).status == 200
+            assert client.post(EVALUATE, READ, headers={"host": "evil.example"}).status == 403
 
 
 @pytest.mark.parametrize(
@@ -413,7 +503,7 @@ def test_remote_address_is_refused_unread(address: str) -> None:
     [
         ({"address": REMOTE}, "not_local"),
         ({"headers": {"host": "evil.example"}}, "foreign_host"),
-        ({"headers": {"host": [HOST, HOST]}}, "foreign_host"),
+        ({"headers": {"x-forwarded-for": "203.0.113.7"}}, "not_local"),
         ({"headers": {"origin": "http://evil.example"}}, "foreign_origin"),
     ],
 )
@@ -449,6 +539,21 @@ def test_allowed_host_is_served(allowed: list[str]) -> None:
         ask_as(client, "x.aegis.internal", None, 403)
 
 
+def test_allowed_ending_allows_what_is_below_it() -> None:
+    with served(app_of(allowed_hosts=[".one.internal", "*.two.internal"])) as client:
+        ask_as(client, "one.internal", None, 200)
+        ask_as(client, "a.b.one.internal:8000", "http://a.b.one.internal:8000", 200)
+        ask_as(client, "xone.internal", None, 403)
+        ask_as(client, "two.internal", None, 403)
+        ask_as(client, "a.two.internal", None, 200)
+
+
+@pytest.mark.parametrize("allowed", ["*", "", "a:8000", "10.0.0.0/8"])
+def test_allowed_host_that_could_never_match_is_refused(allowed: str) -> None:
+    with pytest.raises(ConfigError, match="allowed host"):
+        app_of(allowed_hosts=["localhost", allowed])
+
+
 def ask_as(client: Client, host: str, origin: str | None, status: int) -> None:
     headers = {"host": host} | ({} if origin is None else {"origin": origin})
     assert client.post(EVALUATE, READ, headers=headers).status == status
@@ -470,12 +575,6 @@ def test_leave_for_others_comes_from_the_environment(
     monkeypatch.setenv("AEGIS_ALLOW_UNAUTHENTICATED", value)
     with served(app_of(), address=REMOTE) as client:
         assert client.post(EVALUATE, READ).status == status
-
-
-def test_a_request_without_a_host_is_no_web_page() -> None:
-    # granian hands an empty host over where HTTP/1.0 sent none.
-    with served() as client:
-        assert client.post(EXECUTE, READ, headers={"host": ""}).status == 200
 
 
 def test_a_key_with_blanks_around_it_is_the_key_without_them() -> None:

@@ -460,6 +460,53 @@ def test_body_declared_as_json_or_not_at_all_is_taken(declared: str | None) -> N
         assert reply.json["matched_rule"] == "reads"
 
 
+@pytest.mark.parametrize(
+    ("method", "path"),
+    sorted(route for route in routes_of(app_of()) if route[0] not in ("GET", "HEAD")),
+)
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"content-type": "text/plain"},
+        {"content-type": "multipart/form-data; boundary=x"},
+        {"content-type": ["application/json", "text/plain"]},
+        {"content-type": "application/json", "content-encoding": "gzip"},
+        {"content-encoding": "gzip"},
+        {"content-encoding": "identity, gzip"},
+        {"content-encoding": b"\xff"},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("body", [None, b"{}"])
+def test_every_route_that_changes_something_refuses_what_it_does_not_take_unread(
+    method: str, path: str, headers: dict[str, Any], body: bytes | None
+) -> None:
+    with served() as client:
+        reply = client.ask(method, path, body=body, headers=headers)
+        assert (reply.status, reply.code) == (415, "unsupported_media_type")
+        assert reply.received == 0
+        is_coding = "content-encoding" in headers
+        assert reply.header("accept-encoding") == ("identity" if is_coding else None)
+        assert_untouched(client)
+
+
+@pytest.mark.parametrize("coding", ["identity", "Identity", ""])
+def test_body_that_is_not_encoded_may_say_so(coding: str) -> None:
+    with served() as client:
+        headers = {"content-encoding": coding}
+        assert client.post(EVALUATE, READ, headers=headers).status == 200
+
+
+@pytest.mark.parametrize("route", [("GET", "/health"), ("POST", EVALUATE)])
+def test_headers_over_their_limit_are_refused(route: tuple[str, str]) -> None:
+    value = READ if route[0] == "POST" else None
+    with served() as client:
+        assert client.ask(*route, value, headers={"x-a": "a" * 60_000}).status == 200
+        for headers in ({"x-a": "a" * 70_000}, {f"x-{n}": "a" * 1_000 for n in range(70)}):
+            reply = client.ask(*route, value, headers=headers)
+            assert (reply.status, reply.code, reply.received) == (431, "headers_too_large", 0)
+
+
 # --- bodies that do not come ---------------------------------------------------------------------
 
 

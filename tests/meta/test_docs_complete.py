@@ -127,6 +127,7 @@ def test_limits_stand_in_a_table() -> None:
         settings.deepest_nesting,
         settings.condition_budget,
         settings.body_timeout_s,
+        settings.keep_alive_s,
         settings.execute_timeout_s,
         settings.audit_timeout_s,
         settings.drain_timeout_s,

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from time import monotonic, sleep
 
@@ -68,8 +69,14 @@ HOST = b"host: 127.0.0.1"
         ([HOST, b"content-type: application/json"], 200),
         ([HOST, b"content-type: text/plain; x=\xe9"], 415),
         ([HOST, b"content-type: application/json", b"content-type: text/plain"], 415),
-        ([b"host: \xe9vil.example"], 403),
-        ([HOST, b"host: evil.example"], 403),
+        ([b"host: \xe9vil.example"], 400),
+        ([HOST, b"host: evil.example"], 400),
+        ([], 400),
+        ([b"host:"], 400),
+        ([b"host: localhost:abc"], 400),
+        ([HOST, b"x-forwarded-for: \xe9"], 403),
+        ([HOST, b"x-a: " + b"a" * 60_000], 200),
+        ([HOST, b"x-a: " + b"a" * 70_000], 431),
         ([HOST, b"origin: http://\xe9vil.example"], 403),
         ([HOST, b"origin: http://127.0.0.1", b"origin: http://evil.example"], 403),
     ],
@@ -78,6 +85,75 @@ def test_header_that_is_repeated_or_unreadable_is_not_taken_for_left_out(
     shared: Server, lines: list[bytes], status: int
 ) -> None:
     assert status_of(shared, lines) == status
+
+
+@pytest.mark.parametrize(
+    ("start", "status"),
+    [
+        (b"POST http://evil.test/api/v1/evaluate HTTP/1.1\r\nhost: localhost", 403),
+        (b"POST http://localhost/api/v1/evaluate HTTP/1.1\r\nhost: evil.test", 200),
+        (b"POST http://a@localhost/api/v1/evaluate HTTP/1.1\r\nhost: localhost", 400),
+        (b"POST /api/v1/evaluate HTTP/1.0\r\nx: y", 200),
+    ],
+)
+def test_target_says_the_host_where_it_is_absolute(
+    shared: Server, start: bytes, status: int
+) -> None:
+    with shared.connect() as connection:
+        connection.send(start + b"\r\ncontent-length: 22\r\n\r\n" + b'{"action_type":"read"}')
+        assert connection.answer("POST").status == status
+
+
+def leave_in_the_middle_of_a_body(server: Server) -> None:
+    with server.connect() as connection:
+        connection.send(connection.request("POST", EXECUTE, headers={"content-length": "9"}))
+        connection.send(b"{")
+
+
+def leave_in_the_middle_of_a_chunk(server: Server) -> None:
+    with server.connect() as connection:
+        connection.send(CHUNKED_PUT + b"b\r\nrules")
+
+
+def send_too_much(server: Server) -> None:
+    with server.connect() as connection:
+        length = {"content-length": "99999999"}
+        connection.ask("POST", EXECUTE, b"", headers=length)
+
+
+def leave_without_an_answer(server: Server) -> None:
+    with server.connect() as connection:
+        connection.send(connection.request("GET", AUDIT))
+
+
+@pytest.mark.parametrize(
+    "leave",
+    [
+        leave_in_the_middle_of_a_body,
+        leave_in_the_middle_of_a_chunk,
+        send_too_much,
+        leave_without_an_answer,
+    ],
+)
+def test_clients_that_leave_leave_nothing_behind(
+    shared: Server, leave: Callable[[Server], None]
+) -> None:
+    worker = Path(f"/proc/{worker_of(shared)}")
+
+    def connections() -> int:
+        return sum(1 for _ in (worker / "fd").iterdir())
+
+    def come_and_leave(times: int) -> None:
+        for _ in range(times // 50):
+            for _ in range(50):
+                leave(shared)
+            until(lambda: connections() < idle + 10 or None, "it has noticed that they left")
+
+    idle = connections()
+    come_and_leave(500)  # what every process needs once
+    before = resident_bytes(worker)
+    come_and_leave(1_500)
+    assert resident_bytes(worker) - before < 6 * MIB  # 12 KB each would be 18 MB
 
 
 def test_two_keys_are_none(tmp_path: Path) -> None:
@@ -190,6 +266,48 @@ def test_readers_that_never_take_what_they_asked_for_hold_up_nobody(full: Server
     assert len(full.audit(limit=1)) == 1
     assert monotonic() - begun < 2.0
     assert max(most, resident_bytes(worker)) - before < 64 * MIB
+
+
+@pytest.fixture
+def large(tmp_path: Path) -> Iterator[Server]:
+    """A server whose policy is of 4 MB, with a character of three bytes wherever a piece may end."""
+    rules = "".join(f"- {{name: r{number}, description: {'€' * 300}}}\n" for number in range(4_000))
+    (tmp_path / "policy.yaml").write_text(f"rules:\n{rules}", encoding="utf-8")
+    with Server(tmp_path) as running:
+        yield running
+
+
+def test_large_policies_are_sent_no_faster_than_they_are_read_and_their_readers_hold_up_no_end(
+    large: Server,
+) -> None:
+    worker = Path(f"/proc/{worker_of(large)}")
+    source = (large.folder / "policy.yaml").read_text(encoding="utf-8")
+    assert large.ask("GET", PUT).json()["source"] == source
+    assert large.ask("GET", f"{PUT}/versions/1").json()["source"] == source
+    before = resident_bytes(worker)
+    with ExitStack() as stuck:
+        for number in range(40):
+            connection = stuck.enter_context(large.connect())
+            path = PUT if number % 2 else f"{PUT}/versions/1"
+            connection.send(connection.request("GET", path))
+            assert connection.socket.recv(100)
+        half = stuck.enter_context(large.connect())
+        half.send(b"GET /health HTTP/1.1\r\n")
+        assert resident_bytes(worker) - before < 48 * MIB  # whole answers would be 300 MB
+        begun = monotonic()
+        assert large.stop() == 0
+        assert monotonic() - begun < 6.0
+        assert large.stderr == ""
+
+
+def test_large_answers_are_whole_and_leave_the_connection_usable(full: Server) -> None:
+    batch = {"actions": [{"action_type": "read", "target": "t" * 60}] * 10_000}
+    with full.connect() as connection:
+        for _ in range(3):
+            answer = connection.ask("POST", EVALUATE, batch)
+            assert len(answer.json()) == 10_000
+            assert int(answer.headers["content-length"]) == len(answer.body) > MIB
+            assert answer.headers["content-type"] == "application/json"
 
 
 def is_pipe(file: Path) -> bool:

@@ -10,6 +10,7 @@ import socket
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from time import monotonic
 
 import apsw
 import click
@@ -186,6 +187,7 @@ def test_server_starts_by_the_environment_alone(tmp_path: Path) -> None:
         "AEGIS_MAX_BODY_BYTES": "300",
         "AEGIS_MAX_NESTING": "3",
         "AEGIS_RESET_POLICY": "1",
+        "AEGIS_KEEP_ALIVE": "1.5",
     }
     with Server(tmp_path, arguments=(), env=settings) as server:
         answers = [
@@ -197,10 +199,31 @@ def test_server_starts_by_the_environment_alone(tmp_path: Path) -> None:
         ]
         executed = server.ask("POST", EXECUTE, READ).json()
         workers = server.children
+        with server.connect() as idle:
+            assert idle.ask("GET", "/health", headers={"host": "aegis.test"}).status == 200
+            begun = monotonic()
+            assert idle.is_closed()
+            assert monotonic() - begun > 1.0
     assert [answer.status for answer in answers] == [200, 403, 400, 413, 400]
     assert executed["data"] == {"echo": "crm"}
     assert len(workers) == 2
     assert (tmp_path / "other.db").exists()
+
+
+def test_what_kubernetes_sets_for_a_service_is_passed_over_with_a_warning(tmp_path: Path) -> None:
+    links = {"AEGIS_WORKERS": "tcp://10.96.0.12:8000", "AEGIS_SERVICE_PORT": "8000"}
+    with Server(tmp_path, env=links) as server:
+        assert server.ask("GET", "/health").status == 200
+        assert "warning: AEGIS_WORKERS=tcp://10.96.0.12:8000 is passed over" in server.stderr
+        assert len(server.stderr.splitlines()) == 1
+
+
+def test_port_of_a_service_leaves_the_default(tmp_path: Path) -> None:
+    links = {"AEGIS_PORT": "tcp://10.96.0.12:8000"}
+    ended = end_of(tmp_path, "serve", "missing.yaml", env=links)
+    assert ended.code == 2
+    assert "`missing.yaml`" in ended.stderr
+    assert "AEGIS_PORT=tcp" in ended.stderr
 
 
 def test_option_beats_its_variable(tmp_path: Path) -> None:
@@ -702,6 +725,8 @@ def test_bad_request_gets_its_status_and_the_connection_stays_usable(
         (b"GET /health HTTP/1.1\r\nhost: 127.0.0.1\r\nbad header\r\n\r\n", {400}),
         (b"GET /health HTTP/1.1\r\nhost: 127.0.0.1\r\nx: a\0b\r\n\r\n", {400}),
         (b"GET /health HTTP/1.1\r\nhost: 127.0.0.1\r\nx: " + b"a" * 200_000, {431}),
+        (b"GET /health HTTP/1.1\r\nhost: 127.0.0.1\r\n" + b"x: a\r\n" * 100 + b"\r\n", {431}),
+        (b"GET /" + b"a" * 66_000 + b" HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n", {414}),
         (
             b"POST /api/v1/evaluate HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-length: -1\r\n\r\n",
             {400},
@@ -717,7 +742,18 @@ def test_bad_request_gets_its_status_and_the_connection_stays_usable(
             {400},
         ),
     ],
-    ids=["words", "version", "no colon", "nul", "431", "negative", "two lengths", "bad chunk"],
+    ids=[
+        "words",
+        "version",
+        "no colon",
+        "nul",
+        "431",
+        "fields",
+        "target",
+        "negative",
+        "two lengths",
+        "bad chunk",
+    ],
 )
 def test_what_is_no_http_gets_a_4xx_or_is_cut_off_and_others_are_served(
     shared: Server, request_bytes: bytes, statuses: set[int]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from aegis.config import Settings, host_of, is_loopback, keys_from
+from aegis.config import Settings, allowed_hosts_of, host_of, is_loopback, keys_from
 from aegis.errors import ConfigError
 from aegis.policies import Policy
 from aegis.server import create_app
@@ -107,19 +107,52 @@ def test_everything_else_is_not(host: str) -> None:
     [
         ("localhost", ("localhost", "")),
         ("LocalHost:8000", ("localhost", "8000")),
-        (" localhost:80 ", ("localhost", "80")),
+        ("localhost:", ("localhost", "")),
+        ("a_b-c.example.:65535", ("a_b-c.example.", "65535")),
         ("127.0.0.1:1", ("127.0.0.1", "1")),
         ("[::1]", ("[::1]", "")),
         ("[::1]:8000", ("[::1]", "8000")),
-        ("::1", ("::1", "")),
-        ("", ("", "")),
+        ("[2001:DB8:0::1]", ("[2001:db8::1]", "")),
+        ("ex%61mple", ("ex%61mple", "")),
     ],
 )
 def test_host_and_port_are_told_apart(text: str, expected: tuple[str, str]) -> None:
     assert host_of(text) == expected
 
 
-@pytest.mark.parametrize("text", ["[::1", "[::1]x", "[", "[::1]8000"])
+NO_HOSTS = [
+    "",
+    " ",
+    " localhost",
+    "localhost:abc",
+    "localhost:-1",
+    "localhost:65536",
+    "localhost:8000:8000",
+    "localhost:9999999999999999999999",
+    "a@localhost",
+    "localhost/",
+    "localhost#a",
+    "localhost?a",
+    "http://localhost",
+    "local host",
+    "localhost\t",
+    "localhost,evil.example b",
+    "::1",
+    "[::1",
+    "[::1]x",
+    "[",
+    "[]",
+    "[::1]8000",
+    "[::g]",
+    "[127.0.0.1]",
+    "%zz",
+    "\xff",
+    "\u212aube",
+    ":80",
+]
+
+
+@pytest.mark.parametrize("text", NO_HOSTS)
 def test_what_is_no_host_is_refused(text: str) -> None:
     with pytest.raises(ConfigError, match="is not a host"):
         host_of(text)
@@ -132,3 +165,44 @@ def test_application_logs_what_is_odd_about_its_policy_file(
     path.write_text("rules:\n- {name: a, match: {type: x}}\n")
     create_app(path, ":memory:")
     assert f"{path}:2: rule `a`: rules[0]: has no `approval`, which means `approve`" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("entry", "expected"),
+    [
+        ("Aegis.Example", "aegis.example"),
+        (" aegis.example ", "aegis.example"),
+        (".example.com", ".example.com"),
+        ("*.example.com", "*.example.com"),
+        ("my_service", "my_service"),
+        ("10.1.2.3", "10.1.2.3"),
+        ("2001:DB8::0:1", "[2001:db8::1]"),
+        ("[2001:db8::1]", "[2001:db8::1]"),
+    ],
+)
+def test_allowed_host_is_kept_in_one_form(entry: str, expected: str) -> None:
+    assert allowed_hosts_of([entry]) == {expected}
+
+
+@pytest.mark.parametrize(
+    ("entry", "why"),
+    [
+        ("*", "any name"),
+        ("", "is empty"),
+        ("  ", "is empty"),
+        ("example.com:8000", "has a port"),
+        ("[::1]:8000", "has a port"),
+        ("10.0.0.0/8", "range of addresses"),
+        ("https://example.com", "is a URL"),
+        ("*example.com", "is not a host"),
+        ("a.*.example", "is not a host"),
+        ("**.example", "is not a host"),
+        ("..example", "is not a host"),
+        (".", "is not a host"),
+        ("example.com,other", "is not a host"),
+        ("ex ample", "is not a host"),
+    ],
+)
+def test_allowed_host_that_could_never_be_one_is_refused(entry: str, why: str) -> None:
+    with pytest.raises(ConfigError, match=why):
+        allowed_hosts_of(["localhost", entry])
