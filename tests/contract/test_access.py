@@ -11,7 +11,6 @@ import pytest
 
 from aegis.errors import ConfigError
 from aegis.keys import Role, add_key, change_keys
-from tests.contract import client
 from tests.contract.client import (
     AUDIT,
     EVALUATE,
@@ -287,12 +286,6 @@ def test_admin_key_alone_is_asked_for_everywhere() -> None:
 def test_one_key_for_both_roles_is_the_admin_key() -> None:
     with served(app_of(api_key=API_KEY, admin_key=API_KEY)) as client:
         assert client.put(POLICY_PATH, {"rules": []}, headers=with_key(API_KEY)).status == 200
-
-
-def test_key_need_not_be_ascii_over_asgi(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(client, "interface", "asgi")
-    with served(app_of(api_key="schlüssel-ключ")) as asking:
-        assert asking.post(EVALUATE, READ, headers=with_key("schlüssel-ключ")).status == 200
 
 
 def test_with_a_key_any_host_and_origin_and_address_may_call() -> None:
