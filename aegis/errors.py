@@ -9,6 +9,7 @@
     │   ├── AuditUnavailable        503 audit_unavailable
     │   └── OutcomeUnknown          504 outcome_unknown
     ├── InvalidTrail                    invalid_trail           exit 1
+    ├── InvalidHead                     invalid_head            exit 1
     └── RequestError                    the request is refused
         ├── InvalidBody             400 invalid_json | invalid_body
         ├── InvalidHost             400 invalid_host
@@ -50,6 +51,7 @@ __all__ = [
     "Forbidden",
     "HeadersTooLarge",
     "InvalidBody",
+    "InvalidHead",
     "InvalidHost",
     "InvalidQuery",
     "InvalidTrail",
@@ -90,11 +92,13 @@ class StoreError(AegisError):
 
     Attributes:
         is_permanent: It is these rows that cannot be stored, now or later.
+        is_damaged: The file is not what SQLite has written.
     """
 
     code = "store_unavailable"
     status = 503
     is_permanent = False
+    is_damaged = False
 
 
 class AuditUnavailable(StoreError):
@@ -120,16 +124,24 @@ class InvalidTrail(AegisError):
     """An audit that was changed, or of which something is missing.
 
     Args:
-        what: What is wrong with the link.
-        number: The first link that is wrong.
+        what: What is wrong.
+        number: The first entry that is wrong; None where it is something else than an entry.
     """
 
     code = "invalid_trail"
     exit_code = 1
 
-    def __init__(self, what: str, number: int) -> None:
-        super().__init__(f"the audit is not as it was written: link {number} {what}")
+    def __init__(self, what: str, number: int | None = None) -> None:
+        where = "" if number is None else f"entry {number} "
+        super().__init__(f"the audit is not as it was written: {where}{what}")
         self.number = number
+
+
+class InvalidHead(AegisError):
+    """A head of the audit that was not signed by the key that is to have signed it."""
+
+    code = "invalid_head"
+    exit_code = 1
 
 
 class RequestError(AegisError):

@@ -22,11 +22,11 @@ from aegis.audit import (
     Operation,
     Outcome,
     ResultStatus,
-    now_us,
 )
 from aegis.codec import dumps, dumps_foreign, loads_own, redacted_json
 from aegis.decisions import Decider, Snapshot, in_pieces
 from aegis.errors import AuditUnavailable, Conflict, OutcomeUnknown, named, shown
+from aegis.timestamps import now_us
 from aegis_core import Action, Approval, Decision
 
 __all__ = ["Enforcer", "Executor", "NoOpExecutor", "Result"]
@@ -207,7 +207,7 @@ class Enforcer:
         async for piece in in_pieces(list(zip(actions, decisions, strict=True))):
             for action, decision in piece:
                 if decision.is_allowed:
-                    result = Result(action, ResultStatus.SKIPPED)
+                    result = Result(action, ResultStatus.DECIDED)
                 else:
                     result = _blocked(action, decision)
                 records.append(self._record(action, decision, result, asked))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["APPLICATION_ID", "MIGRATIONS"]
+__all__ = ["APPLICATION_ID", "AS_NOW", "MIGRATIONS", "UNCHAINED"]
 
 APPLICATION_ID = 0x41454749  # "AEGI": tells our files from those of others
 
@@ -150,5 +150,80 @@ CREATE TABLE request_record (
 
 _SCHEMA_4 = "ALTER TABLE policy_version ADD COLUMN note TEXT"
 
-MIGRATIONS = (_SCHEMA_1, _SCHEMA_2, _SCHEMA_3, _SCHEMA_4)
+# An entry of another kind than record and outcome has its name and what it says in two columns, so
+# that a release stores kinds that it does not know. A table's constraints can only be changed by its
+# text; nothing that is stored changes, as the columns that are new stand at the end of each row.
+# SOURCE: https://sqlite.org/lang_altertable.html, section 7.
+_RECORD_5 = """\
+CREATE TABLE record (
+    id INTEGER PRIMARY KEY,
+    hash BLOB NOT NULL CHECK (length(hash) = 32),
+    intent INTEGER REFERENCES record,
+    timestamp_us INTEGER NOT NULL,
+    result_status INTEGER,
+    result_data TEXT,
+    result_error TEXT,
+    operation INTEGER,
+    session INTEGER REFERENCES word,
+    action_type INTEGER REFERENCES word,
+    action_target TEXT,
+    action_params TEXT,
+    action_desc TEXT,
+    risk_level INTEGER,
+    approval INTEGER,
+    matched_rule INTEGER REFERENCES word,
+    human_decision INTEGER REFERENCES word,
+    agent INTEGER REFERENCES word,
+    parent_agent INTEGER REFERENCES word,
+    chain INTEGER REFERENCES word,
+    chain_depth INTEGER,
+    policy_version INTEGER,
+    key_name INTEGER REFERENCES word,
+    worker INTEGER REFERENCES worker,
+    call_id TEXT,
+    request_id TEXT,
+    trace_id TEXT,
+    kind TEXT,
+    payload TEXT,
+    CHECK (CASE
+        WHEN kind IS NOT NULL THEN kind NOT GLOB '*[^a-z_]*' AND kind NOT IN ('', 'record', 'outcome')
+            AND payload IS NOT NULL AND json_valid(payload) AND instr(payload, char(10)) = 0
+            AND intent IS NULL AND operation IS NULL AND result_status IS NULL
+        WHEN intent IS NOT NULL THEN payload IS NULL AND operation IS NULL
+            AND result_status IS NOT NULL
+        ELSE payload IS NULL AND operation IS NOT NULL AND session IS NOT NULL
+            AND action_type IS NOT NULL AND action_target IS NOT NULL AND action_params IS NOT NULL
+            AND risk_level IS NOT NULL AND approval IS NOT NULL AND matched_rule IS NOT NULL
+            AND result_status IS NOT NULL AND chain_depth IS NOT NULL AND policy_version IS NOT NULL
+        END)
+) STRICT"""
+
+# Entry 0 is the policy that a database was made with: it may only go where an archive has it.
+_SCHEMA_5 = f"""
+PRAGMA writable_schema = ON;
+UPDATE sqlite_schema SET sql = '{_RECORD_5.replace("'", "''")}' WHERE type = 'table' AND name = 'record';
+CREATE TABLE unchained_version (version INTEGER PRIMARY KEY) STRICT;
+CREATE TABLE unchained_archive (last INTEGER PRIMARY KEY) STRICT;
+PRAGMA writable_schema = RESET;
+INSERT INTO unchained_version SELECT version FROM policy_version;
+INSERT INTO unchained_archive SELECT last FROM archive WHERE file <> '';
+CREATE INDEX entry_kind ON record (kind) WHERE kind IS NOT NULL;
+DROP TRIGGER record_is_kept;
+CREATE TRIGGER record_is_kept BEFORE DELETE ON record
+    WHEN OLD.id > (SELECT ifnull(max(last), -1) FROM archive)
+    BEGIN SELECT raise(ABORT, 'audit records are never removed, but archived'); END;
+"""
+
+_NO_KINDS = """
+CREATE TEMP VIEW record AS SELECT *, NULL AS call_id, NULL AS request_id, NULL AS trace_id,
+    NULL AS kind, NULL AS payload FROM main.record;
+"""
+_NO_NOTE = "CREATE TEMP VIEW policy_version AS SELECT *, NULL AS note FROM main.policy_version;"
+AS_NOW = {3: _NO_KINDS + _NO_NOTE, 4: _NO_KINDS}
+"""By which views a file that has a chain is read as if it were of the newest schema."""
+
+UNCHAINED = ("unchained_record", "unchained_version", "unchained_archive")
+"""Tables of what has yet to become entries of the chain; they are gone once it has."""
+
+MIGRATIONS = (_SCHEMA_1, _SCHEMA_2, _SCHEMA_3, _SCHEMA_4, _SCHEMA_5)
 """What leads from each `user_version` to the next."""

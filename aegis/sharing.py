@@ -14,12 +14,12 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from aegis.audit import now_us
 from aegis.compiled import CompiledFiles, CompiledPolicy, PolicyText
 from aegis.compiler import compile_source
 from aegis.decisions import Snapshot
 from aegis.errors import AegisError, NotReady, PreconditionFailed, StoreError
 from aegis.store import Store
+from aegis.timestamps import now_us
 from aegis.versions import PolicyHistory, PolicyVersion
 from aegis.workers import Workers
 

@@ -13,6 +13,7 @@ import struct
 import threading
 import time
 import uuid
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from functools import lru_cache
@@ -25,7 +26,7 @@ import apsw
 from aegis.config import Durability, beside
 from aegis.errors import StoreError, shown
 from aegis.files import allocate, make_private, open_private, replacing
-from aegis.schema import APPLICATION_ID, MIGRATIONS
+from aegis.schema import APPLICATION_ID, AS_NOW, MIGRATIONS, UNCHAINED
 
 __all__ = ["Connection", "Store"]
 
@@ -72,6 +73,8 @@ class Store:
     ) -> None:
         self.path = str(path)
         self._is_read_only = read_only
+        self._version = len(MIGRATIONS)
+        self._views = ""
         self.is_memory = self.path == ":memory:"
         # The memory file system of SQLite shares a database by its name within the process.
         self._uri = f"file:/{uuid.uuid4()}?vfs=memdb" if self.is_memory else None
@@ -98,7 +101,10 @@ class Store:
 
     def _connect(self) -> Connection:
         if self._is_read_only:
-            return self._connect_to_read(is_alone=not self._reads_log)
+            connection = self._connect_to_read(is_alone=not self._reads_log)
+            if self._views:
+                connection.execute(self._views)
+            return connection
         if not self.is_memory:
             make_private(os.path.realpath(self.path))
         return self._connected(
@@ -124,10 +130,16 @@ class Store:
         _distrust_schema(connection)
         return connection
 
+    @property
+    def is_older(self) -> bool:
+        """Whether it was written by an older release, and stays as it is."""
+        return self._version < len(MIGRATIONS)
+
     def _prepare(self) -> None:
         self._refuse_foreign()
         if self._is_read_only:
-            self._refuse_older()
+            self._read_as_now()
+            self._writer.execute(self._views)
             return
         if not self.is_memory:
             _write_ahead(self._writer)
@@ -146,7 +158,7 @@ class Store:
             for script in MIGRATIONS[version:]:
                 connection.execute(script)
             connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-            _drop_if_empty(connection, "unchained_record")
+            _drop_unchained(connection)
             # Also where nothing changes: a read-only file would open without an error.
             touch(connection)
             _number_log(connection)
@@ -233,9 +245,12 @@ class Store:
                 f" {len(MIGRATIONS)}); upgrade this one"
             )
 
-    def _refuse_older(self) -> None:
-        version = _pragma(self._writer, "user_version")
-        if version < len(MIGRATIONS) or has_table(self._writer, "unchained_record"):
+    def _read_as_now(self) -> None:
+        """Let what an older release wrote, and this one may not change, be read as if it had."""
+        version = self._version = _pragma(self._writer, "user_version")
+        self._views = AS_NOW.get(version, "")
+        is_current = version == len(MIGRATIONS) or self._views
+        if not is_current or any(has_table(self._writer, name) for name in UNCHAINED):
             raise StoreError(
                 f"{shown(self.path)} is of an older Aegis; serve it once, which brings it up to date"
             )
@@ -276,6 +291,7 @@ class Store:
         except apsw.Error as error:
             said = StoreError(f"{doing}: {error}")
             said.is_permanent = isinstance(error, _PERMANENT)
+            said.is_damaged = isinstance(error, apsw.CorruptError)
             raise said from error
 
     def is_in_place(self) -> bool:
@@ -416,31 +432,36 @@ class Store:
             self._reads_log = reads_log
             self._close_idle()
 
-    def check(self) -> None:
-        """See that the tables are as they were made, and that each word is found by its text.
+    def find_fault(self) -> str | None:
+        """What is wrong with the file besides what its rows say: None, or the first fault.
+
+        That is a schema which is not as Aegis makes it, an index or trigger of somebody else on a
+        table of Aegis', and whatever SQLite finds: trees, indexes that have not what their table
+        has, constraints that do not hold.
 
         Raises:
-            StoreError: They are not; or the database cannot be read.
+            StoreError: The database cannot be read.
 
-        Cost: O(words).
+        Cost: reads the whole file in one transaction.
         """
         with closing(Connection(":memory:")) as made:
-            for script in MIGRATIONS:
+            for script in MIGRATIONS[: self._version]:
                 made.execute(script)
-            _drop_if_empty(made, "unchained_record")
+            _drop_unchained(made)
             as_made = _schema(made)
         with self.reading() as connection:
             here = _schema(connection)
-            for one in as_made | here:
-                # Further tables and indexes change nothing; further triggers may.
-                if here.get(one) != as_made.get(one) and (one in as_made or one[0] == "trigger"):
-                    raise StoreError(
-                        f"{shown(self.path)} was changed: its {one[0]} {shown(one[1])} is not as Aegis"
-                        " makes it"
-                    )
-            for (said,) in connection.execute("PRAGMA integrity_check('word')"):
-                if said != "ok":
-                    raise StoreError(f"{shown(self.path)} is damaged: {said}")
+            for kind, name, _, _ in as_made - here:
+                return f"its {kind} {shown(name)} is not as Aegis makes it"
+            tables = {table for _, _, table, _ in as_made}
+            for kind, name, table, _ in here - as_made:
+                # A further table changes no answer, and neither does what is on it.
+                if kind not in ("table", "index") or table in tables:
+                    return f"its {kind} {shown(name)} on {shown(table)} is not of Aegis"
+            for (fault,) in connection.execute("PRAGMA main.integrity_check(1)"):
+                if fault != "ok":
+                    return f"the file is damaged: {' '.join(fault.split())}"
+        return None
 
     def end_log(self) -> None:
         """Leave all in the one file, without a write-ahead log beside it.
@@ -539,10 +560,12 @@ def unused(path: str) -> Iterator[None]:
         os.close(file)
 
 
-def _schema(connection: Connection) -> dict[tuple[str, str], str | None]:
-    """The SQL of each thing in a database by its type and name."""
-    rows: list[Any] = connection.execute("SELECT type, name, sql FROM sqlite_schema").fetchall()
-    return {(kind, name): sql for kind, name, sql in rows}
+def _schema(connection: Connection) -> Counter[tuple[str, str, str, str | None]]:
+    """Type, name, table and SQL of each thing in a database."""
+    rows: list[Any] = connection.execute(
+        "SELECT type, name, tbl_name, sql FROM main.sqlite_schema"
+    ).fetchall()
+    return Counter(rows)
 
 
 def touch(connection: Connection) -> None:
@@ -550,11 +573,14 @@ def touch(connection: Connection) -> None:
     connection.execute(f"PRAGMA user_version = {len(MIGRATIONS)}")
 
 
-def _drop_if_empty(connection: Connection, table: str) -> None:
-    if not has_table(connection, table):
-        return
-    if not connection.execute(f"SELECT EXISTS (SELECT 1 FROM {table})").get:
-        connection.execute(f"DROP TABLE {table}")
+def _drop_unchained(connection: Connection) -> None:
+    """Drop what a migration has set aside for nothing."""
+    for table in UNCHAINED:
+        if (
+            has_table(connection, table)
+            and not connection.execute(f"SELECT EXISTS (SELECT 1 FROM {table})").get
+        ):
+            connection.execute(f"DROP TABLE {table}")
 
 
 @contextmanager

@@ -3,9 +3,18 @@
 from __future__ import annotations
 
 import re
+import time
 from datetime import UTC, datetime, timedelta
 
-__all__ = ["HOW", "microseconds", "parse_rfc3339", "parse_time", "rfc3339"]
+__all__ = [
+    "HOW",
+    "microseconds",
+    "now_us",
+    "parse_rfc3339",
+    "parse_time",
+    "rfc3339",
+    "timestamp_text",
+]
 
 HOW = "a time as in `2027-01-31T18:00:00Z`, a day as in `2027-01-31`, or a span as in `30d` or `1h`"
 """What `parse_time` takes, for messages."""
@@ -67,7 +76,7 @@ def parse_time(text: str, now_us: int, *, is_ahead: bool = False) -> int:
 
 
 def rfc3339(moment_us: int) -> str:
-    """A moment as RFC 3339 in UTC, without a fraction if it has none.
+    """A moment as people write it: RFC 3339 in UTC, without a fraction if it has none.
 
     Raises:
         ValueError: It is not of the years 1 to 9999.
@@ -88,3 +97,17 @@ def microseconds(moment: datetime) -> int:
     moment_us = (moment - _EPOCH) // _MICROSECOND
     rfc3339(moment_us)  # an offset can lead out of the years that can be written
     return moment_us
+
+
+def now_us() -> int:
+    """The time, in microseconds since the epoch."""
+    return time.time_ns() // 1000
+
+
+def timestamp_text(timestamp_us: int) -> str:
+    """A moment as the API writes it: RFC 3339 in UTC, six decimals, and `+00:00` for the zone.
+
+    `+00:00`, not `Z`: agent-aegis writes it, and the clients that were written for it may read
+    nothing else (`datetime.fromisoformat` takes `Z` from Python 3.11 on).
+    """
+    return (_EPOCH + timedelta(microseconds=timestamp_us)).isoformat(timespec="microseconds")

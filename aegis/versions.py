@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from hashlib import sha256
 from typing import Any
 
-from aegis.errors import NotFound, PreconditionFailed, StoreError, shown
-from aegis.store import Connection, Store
+from aegis.audit.chain import ChainEnd
+from aegis.audit.records import POLICY, POLICY_COLUMNS, PayloadEntry
+from aegis.audit.recovery import chain_what_is_older
+from aegis.errors import NotFound, PreconditionFailed
+from aegis.store import Connection, Store, transacted
+from aegis.timestamps import timestamp_text
 
 __all__ = ["PolicyHistory", "PolicyVersion"]
 
@@ -38,19 +40,18 @@ class PolicyVersion:
 
     def as_json(self) -> dict[str, Any]:
         """It, as the API and the commands write it."""
-        created = datetime.fromtimestamp(self.created_us / 1_000_000, UTC)
         return {
             "version": self.version,
             "sha256": self.sha256,
             "origin": self.origin,
-            "created": created.isoformat(timespec="microseconds").replace("+00:00", "Z"),
+            "created": timestamp_text(self.created_us),
             "key_name": self.key_name,
             "note": self.note,
         }
 
 
 class PolicyHistory:
-    """The versions in a database; rows are only ever added.
+    """The versions in a database; rows are only ever added, each with an entry of the audit's chain.
 
     Args:
         store: The database.
@@ -58,6 +59,7 @@ class PolicyHistory:
 
     def __init__(self, store: Store) -> None:
         self._store = store
+        self._chain = ChainEnd(store)
 
     def newest(self, origin: str | None = None) -> PolicyVersion | None:
         """The newest version, of all or of one origin; None where there is none."""
@@ -111,22 +113,6 @@ class PolicyHistory:
                 part = text.read(size)
         return part
 
-    def check(self) -> None:
-        """See that each version's text is the one whose hash stands beside it.
-
-        Raises:
-            StoreError: One is not; or the database cannot be read.
-        """
-        with self._store.reading() as connection:
-            for version, hashed, source in connection.execute(
-                "SELECT version, sha256, source FROM policy_version"
-            ):
-                if sha256(str(source).encode()).hexdigest() != hashed:
-                    raise StoreError(
-                        f"{shown(self._store.path)} is damaged: the text of policy version {version}"
-                        " is not the one that was stored"
-                    )
-
     def page(self, *, before: int | None = None, limit: int = 1_000) -> list[PolicyVersion]:
         """Versions, newest first.
 
@@ -174,18 +160,27 @@ class PolicyHistory:
             StoreError: It could not be stored.
             PreconditionFailed: It may not follow.
         """
-        with self._store.transaction() as connection:
-            newest = _newest(connection, "", ())
-            number = newest.version if newest else 0
-            if not is_expected(number):
-                raise PreconditionFailed(f"version {number} is in force; look at it first")
-            if newest is not None and newest.sha256 == sha256 and not may_repeat:
-                return newest
-            version = connection.execute(
-                "INSERT INTO policy_version (sha256, origin, created_us, source, key_name, note)"
-                " VALUES (?, ?, ?, ?, ?, ?) RETURNING version",
-                (sha256, origin, created_us, source, key_name, note),
-            ).get
+        with self._store.turn() as connection:
+            chain_what_is_older(connection, self._chain)
+            with transacted(connection):
+                newest = _newest(connection, "", ())
+                number = newest.version if newest else 0
+                if not is_expected(number):
+                    raise PreconditionFailed(f"version {number} is in force; look at it first")
+                if newest is not None and newest.sha256 == sha256 and not may_repeat:
+                    return newest
+                version = number + 1
+                said = (version, origin, sha256, created_us, key_name, note)
+                connection.execute(
+                    f"INSERT INTO policy_version ({', '.join(POLICY_COLUMNS)}, source)"
+                    " VALUES (?, ?, ?, ?, ?, ?, ?)",
+                    (*said, source),
+                )
+                payload = dict(zip(POLICY_COLUMNS, said, strict=True))
+                appended = self._chain.append(
+                    connection, [PayloadEntry(created_us, POLICY, payload)]
+                )
+            self._chain.committed(appended)
         return PolicyVersion(version, sha256, origin, created_us, key_name, note)
 
 

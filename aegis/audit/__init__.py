@@ -4,20 +4,14 @@ What is written is in `records`, how in `log`, read in `reading`, and judged in 
 """
 
 from aegis.audit.log import AuditLog, Committed
+from aegis.audit.members import MEMBERS, RECORD_SCHEMA, Operation, ResultStatus
 from aegis.audit.reading import AuditFilter, AuditReader
-from aegis.audit.records import (
-    MEMBERS,
-    AuditRecord,
-    Operation,
-    Outcome,
-    ResultStatus,
-    now_us,
-    timestamp_text,
-)
+from aegis.audit.records import AuditRecord, Outcome, PayloadEntry
 from aegis.audit.requests import Claim, Claimed
 
 __all__ = [
     "MEMBERS",
+    "RECORD_SCHEMA",
     "AuditFilter",
     "AuditLog",
     "AuditReader",
@@ -27,7 +21,6 @@ __all__ = [
     "Committed",
     "Operation",
     "Outcome",
+    "PayloadEntry",
     "ResultStatus",
-    "now_us",
-    "timestamp_text",
 ]

@@ -12,15 +12,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from aegis.audit.chain import anchor, newest_link
+from aegis.audit.chain import ChainEnd, anchor, newest_link
+from aegis.audit.members import COLUMNS
 from aegis.audit.postings import SEGMENT_BITS
-from aegis.audit.records import COLUMNS, now_us
+from aegis.audit.records import ARCHIVE, POLICY_COLUMNS
 from aegis.audit.recovery import begun_actions
 from aegis.audit.requests import oldest_repeatable
+from aegis.audit.tables import archive_entry, archived_versions
 from aegis.audit.verify import Pin, verify
 from aegis.errors import StoreError, shown
 from aegis.files import replacing
-from aegis.store import Connection, Store, insert_many
+from aegis.store import Connection, Store, insert_many, transacted
+from aegis.timestamps import now_us
 
 __all__ = ["Archived", "archive"]
 
@@ -70,15 +73,25 @@ def archive(
         archived, previous = anchor(connection)
         last = _end(connection, archived, before_us)
         hashed = connection.execute("SELECT hash FROM record WHERE id = ?", (last,)).get
-    if last <= archived or hashed is None:
+        holds_more = connection.execute(  # than entries of earlier archives
+            "SELECT EXISTS (SELECT 1 FROM record WHERE id > ? AND id <= ? AND kind IS NOT ?)",
+            (archived, last, ARCHIVE),
+        ).get
+    if hashed is None or last <= max(archived, 0) or not holds_more:
         return Archived(archived + 1, archived, previous)
     count = last - archived
     _copy(store, archived, previous, last, path, lambda done: tick(done, 3 * count))
-    with store.transaction() as connection:
-        connection.execute(
-            "INSERT INTO archive (last, hash, records, file, archived_us) VALUES (?, ?, ?, ?, ?)",
-            (last, hashed, count, Path(path).name, now_us()),
-        )
+    chain = ChainEnd(store)
+    now = now_us()
+    with store.turn() as connection:
+        with transacted(connection):
+            connection.execute(
+                "INSERT INTO archive (last, hash, records, file, archived_us)"
+                " VALUES (?, ?, ?, ?, ?)",
+                (last, hashed, count, Path(path).name, now),
+            )
+            appended = chain.append(connection, [archive_entry(connection, now)])
+        chain.committed(appended)
     _remove(store, lambda done: tick(2 * count + done, 3 * count))
     return Archived(archived + 1, last, bytes(hashed))
 
@@ -117,13 +130,12 @@ def _copy(
         raise StoreError(f"{shown(str(path))} exists; give the name of a file to be made")
     try:
         with replacing(path, like=store.path) as name, closing(Store(name)) as archived:
-            if after:
-                with archived.transaction() as target:
-                    target.execute(
-                        "INSERT INTO archive (last, hash, records, file, archived_us)"
-                        " VALUES (?, ?, 0, '', ?)",
-                        (after, previous, now_us()),
-                    )
+            with archived.transaction() as target:
+                target.execute(
+                    "INSERT INTO archive (last, hash, records, file, archived_us)"
+                    " VALUES (?, ?, 0, '', ?)",
+                    (after, previous, now_us()),
+                )
             copied = after
             while copied < last:
                 with store.reading() as source, archived.transaction() as target:
@@ -139,7 +151,7 @@ def _copy(
 
 
 def _copy_some(source: Connection, target: Connection, after: int, last: int) -> int:
-    """Copy the links up to `last`, and the words that they are made of."""
+    """Copy the entries up to `last`, the words that they are made of, and the policies they tell of."""
     words: list[Any] = source.execute(
         "WITH part AS (SELECT * FROM record WHERE id > ?1 AND id <= ?2) SELECT id, text FROM word"
         " WHERE id IN (SELECT session FROM part UNION SELECT action_type FROM part"
@@ -155,6 +167,12 @@ def _copy_some(source: Connection, target: Connection, after: int, last: int) ->
         f"SELECT {names} FROM record WHERE id > ? AND id <= ? ORDER BY id", (after, last)
     ).fetchall()
     insert_many(target, COLUMNS, rows)
+    for row in archived_versions(source, after, last):
+        target.execute(
+            f"INSERT INTO policy_version ({', '.join(POLICY_COLUMNS)}, source)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?)",
+            row,
+        )
     return last
 
 

@@ -10,13 +10,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from aegis.audit.records import COLUMNS, GENESIS, AuditRecord, Outcome, Row, Words
+from aegis.audit.members import COLUMNS
+from aegis.audit.records import GENESIS, Entry, PayloadEntry, Row, Words
 from aegis.errors import StoreError
 from aegis.store import Connection, Store, insert_many, is_constraint, word_ids
 
-__all__ = ["MOST_LINKS_A_STATEMENT", "Appended", "ChainEnd", "Link", "anchor", "newest_link"]
-
-Link = AuditRecord | Outcome
+__all__ = ["MOST_LINKS_A_STATEMENT", "Appended", "ChainEnd", "anchor", "newest_link"]
 
 MOST_LINKS_A_STATEMENT = 64
 MOST_WORDS_REMEMBERED = 100_000
@@ -60,7 +59,7 @@ class ChainEnd:
         """The number of the newest link that was appended here, or seen."""
         return self._number
 
-    def append_known(self, connection: Connection, links: Sequence[Link]) -> Appended | None:
+    def append_known(self, connection: Connection, links: Sequence[Entry]) -> Appended | None:
         """Append links by one statement, as `append` does in a transaction.
 
         Args:
@@ -77,7 +76,7 @@ class ChainEnd:
         except KeyError:  # a word is new
             return None
 
-    def append(self, connection: Connection, links: Sequence[Link]) -> Appended:
+    def append(self, connection: Connection, links: Sequence[Entry]) -> Appended:
         """Append links.
 
         Args:
@@ -99,9 +98,10 @@ class ChainEnd:
         return self._append(connection, links, words, new_words)
 
     def _append(
-        self, connection: Connection, links: Sequence[Link], words: Words, new_words: Words
+        self, connection: Connection, links: Sequence[Entry], words: Words, new_words: Words
     ) -> Appended:
-        if self._store.newest_link[0] != self._number:
+        # Entry 0 and no entry look alike in the word.
+        if self._number < 1 or self._store.newest_link[0] != self._number:
             self._number, self._hash = newest_link(connection)
         try:
             return self._insert(connection, links, words, new_words)
@@ -123,9 +123,12 @@ class ChainEnd:
             self._words.update(appended.new_words)
 
     def _insert(
-        self, connection: Connection, links: Sequence[Link], words: Words, new_words: Words
+        self, connection: Connection, links: Sequence[Entry], words: Words, new_words: Words
     ) -> Appended:
         number, hashed = self._number, self._hash
+        if number == 0 and hashed == GENESIS and links and isinstance(links[0], PayloadEntry):
+            number = -1  # what a chain begins with, so that the first record is number 1
+        first = number + 1
         rows: list[Row] = []
         for link in links:
             number += 1
@@ -133,7 +136,7 @@ class ChainEnd:
             rows.append(row)
         if rows:
             insert_many(connection, COLUMNS, rows, MOST_LINKS_A_STATEMENT)
-        return Appended(self._number + 1, number, hashed, new_words)
+        return Appended(first, number, hashed, new_words)
 
 
 def newest_link(connection: Connection) -> tuple[int, bytes]:
@@ -148,8 +151,15 @@ def newest_link(connection: Connection) -> tuple[int, bytes]:
 
 
 def anchor(connection: Connection) -> tuple[int, bytes]:
-    """What the first link goes on from: the last one that was archived, or 0 and `GENESIS`."""
+    """What the first entry goes on from: the last one that was archived, or else `GENESIS`.
+
+    `GENESIS` has number 0, or -1 where the chain begins with entry 0.
+    """
     rows: list[Any] = connection.execute(
         "SELECT last, hash FROM archive WHERE last > 0 ORDER BY last DESC LIMIT 1"
     ).fetchall()
-    return rows[0] if rows else (0, GENESIS)
+    if rows:
+        number, hashed = rows[0]
+        return number, hashed
+    has_entry_0 = connection.execute("SELECT EXISTS (SELECT 1 FROM record WHERE id = 0)").get
+    return (-1 if has_entry_0 else 0), GENESIS

@@ -12,7 +12,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 from aegis.audit.chain import ChainEnd
-from aegis.audit.records import AuditRecord, Operation, ResultStatus
+from aegis.audit.members import Operation, ResultStatus
+from aegis.audit.records import AuditRecord
 from aegis.codec import redacted_json_text
 from aegis.errors import StoreError, did_you_mean, shown
 from aegis.store import Store, UndecodableText, foreign_rows

@@ -14,13 +14,15 @@ from enum import Enum, auto
 from queue import Empty, SimpleQueue
 from typing import Any
 
-from aegis.audit.chain import Appended, ChainEnd, Link
+from aegis.audit.chain import Appended, ChainEnd
+from aegis.audit.members import ResultStatus
 from aegis.audit.postings import Indexer
-from aegis.audit.records import Outcome, ResultStatus, now_us
-from aegis.audit.recovery import chain_old_records, interrupt_lost
+from aegis.audit.records import AuditRecord, Entry, Outcome
+from aegis.audit.recovery import chain_what_is_older, interrupt_lost
 from aegis.audit.requests import Claim, Claimed, claim, enlist, finish, withdraw
 from aegis.errors import AuditUnavailable, StoreError
 from aegis.store import Connection, Store, touch, transacted
+from aegis.timestamps import now_us
 
 __all__ = ["AuditLog", "Committed"]
 
@@ -70,7 +72,7 @@ _WAITING, _STORING, _LATE, _OVERDUE, _WITHDRAWN, _STORED = _State
 class _Job:
     """Links that are committed together, and who waits for that; the lock guards its state."""
 
-    links: Sequence[Link]
+    links: Sequence[Entry]
     loop: asyncio.AbstractEventLoop | None = None
     committed: asyncio.Future[Any] | None = None
     claim: Claim | None = None
@@ -125,7 +127,8 @@ class AuditLog:
         self._gathered.acquire()
         self._is_gathering = False
         self.failure: str | None = None
-        chain_old_records(store, self._chain)
+        with store.turn() as connection:
+            chain_what_is_older(connection, self._chain)
         self.worker = _registered(store)
         interrupt_lost(store, self._chain)
         self._probing = ThreadPoolExecutor(1, "aegis-audit-probe")
@@ -164,7 +167,7 @@ class AuditLog:
 
     async def append(
         self,
-        links: Sequence[Link],
+        links: Sequence[Entry],
         *,
         claim: Claim | None = None,
         request: int | None = None,
@@ -428,7 +431,7 @@ class AuditLog:
                 requests[job] = claim(connection, job.claim, self.worker)
             else:
                 requests[job] = job.request
-        links: list[Link] = []
+        links: list[Entry] = []
         places: dict[_Job, int] = {}
         for job in jobs:
             if not isinstance(requests[job], Claimed):
@@ -494,7 +497,7 @@ class AuditLog:
         skipped = [
             Outcome(now_us(), number, ResultStatus.SKIPPED, None, _TOO_LATE)
             for number, link in enumerate(job.links, job.result.first)
-            if link.result_status is ResultStatus.STARTED
+            if _is_begun(link)
         ]
         # Of a request whose beginning was refused nothing was done: it may be made again.
         is_withdrawal = job.claim is not None and not job.is_last
@@ -515,7 +518,11 @@ _TOO_LATE = "not executed: its record was committed too late"
 
 def _may_be_taken_back(job: _Job) -> bool:
     """Whether an outcome can still say of all links that nothing was done."""
-    return all(link.result_status is ResultStatus.STARTED for link in job.links)
+    return all(_is_begun(link) for link in job.links)
+
+
+def _is_begun(entry: Entry) -> bool:
+    return isinstance(entry, AuditRecord) and entry.result_status is ResultStatus.STARTED
 
 
 def _placed(jobs: list[_Job], number: int) -> list[tuple[_Job, Committed | Claimed]]:

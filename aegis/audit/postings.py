@@ -17,7 +17,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from aegis.audit.records import OUTCOME, STATUS_CODES, ResultStatus
+from aegis.audit.members import IS_RECORD, OUTCOME, STATUS_CODES, ResultStatus
 from aegis.errors import StoreError
 from aegis.store import Connection, Store, insert_many
 
@@ -52,12 +52,12 @@ _ROWS = f"""
 SELECT r.id & {SEGMENT - 1}, r.session, r.action_type, r.matched_rule, r.agent, r.risk_level,
     ifnull(o.result_status, r.result_status), r.operation
 FROM record AS r LEFT JOIN record AS o ON {OUTCOME}
-WHERE r.id >= ? AND r.id < ? AND r.intent IS NULL
+WHERE r.id >= ? AND r.id < ? AND {IS_RECORD}
 ORDER BY r.id
 """
-_TIMES = """
-SELECT ifnull(min(timestamp_us), 0), ifnull(max(timestamp_us), 0) FROM record
-WHERE id >= ? AND id < ? AND intent IS NULL
+_TIMES = f"""
+SELECT ifnull(min(timestamp_us), 0), ifnull(max(timestamp_us), 0) FROM record AS r
+WHERE id >= ? AND id < ? AND {IS_RECORD}
 """
 
 
@@ -264,7 +264,7 @@ def _has_begun(connection: Connection, first: int, after: int) -> bool:
     return bool(
         connection.execute(
             "SELECT EXISTS (SELECT 1 FROM record AS r WHERE r.id >= ? AND r.id < ?"
-            " AND r.result_status = ? AND r.intent IS NULL"
+            f" AND r.result_status = ? AND {IS_RECORD}"
             f" AND NOT EXISTS (SELECT 1 FROM record AS o WHERE {OUTCOME}))",
             (first, after, STATUS_CODES[ResultStatus.STARTED]),
         ).get

@@ -7,8 +7,8 @@ from enum import StrEnum
 from typing import Any
 from urllib.parse import parse_qsl
 
+from aegis.audit.members import Operation, ResultStatus
 from aegis.audit.reading import AuditFilter
-from aegis.audit.records import Operation, ResultStatus
 from aegis.errors import InvalidQuery, did_you_mean, shown
 from aegis.timestamps import parse_rfc3339
 from aegis_core import RiskLevel

@@ -12,8 +12,8 @@ from itertools import islice
 from typing import Any, TypeVar
 
 from aegis.audit.chain import anchor, newest_link
-from aegis.audit.postings import KINDS, SEGMENT, SEGMENT_BITS, common, sealed_to
-from aegis.audit.records import (
+from aegis.audit.members import (
+    IS_RECORD,
     OPERATION_CODES,
     OUTCOME,
     SELECT,
@@ -22,11 +22,12 @@ from aegis.audit.records import (
     Operation,
     ResultStatus,
     as_members,
-    timestamp_text,
 )
+from aegis.audit.postings import KINDS, SEGMENT, SEGMENT_BITS, common, sealed_to
 from aegis.audit.signing import HeadSigner
 from aegis.errors import AuditBusy, StoreError
 from aegis.store import Connection, Store
+from aegis.timestamps import timestamp_text
 from aegis_core import RiskLevel
 
 __all__ = ["AuditFilter", "AuditReader"]
@@ -106,7 +107,7 @@ class _Search:
 
     def where(self) -> tuple[str, list[int]]:
         """The conditions on a record, `r` and its outcome `o`."""
-        clauses, bindings = ["r.intent IS NULL"], []
+        clauses, bindings = [IS_RECORD], []
         for column, code in self.codes.items():
             clauses.append(f"{_STATUS if column == 'result_status' else f'r.{column}'} = ?")
             bindings.append(code)
@@ -249,7 +250,7 @@ class AuditReader:
             last, _ = newest_link(connection)
             archived, _ = anchor(connection)
         for first in range(archived, last, MOST_LINKS_FOLLOWED):
-            where = "r.id > ? AND r.id <= ? AND r.intent IS NULL"
+            where = f"r.id > ? AND r.id <= ? AND {IS_RECORD}"
             span = (first, min(first + MOST_LINKS_FOLLOWED, last))
             with self.store.reading() as connection:
                 for column, found in counts.items():
@@ -267,8 +268,8 @@ class AuditReader:
                     times += [] if earliest is None else [earliest, latest]
         return {
             "records": records,
-            "links": last - archived,
-            "archived_links": archived,
+            "entries": last - archived,
+            "archived_entries": max(archived, 0),
             "first": timestamp_text(min(times)) if times else None,
             "last": timestamp_text(max(times)) if times else None,
             **{
@@ -470,7 +471,7 @@ def _in_time(connection: Connection, start: int, since: int, until: int) -> int:
     """The records of a segment that are of a time."""
     bits = 0
     for (number,) in connection.execute(
-        "SELECT id FROM record WHERE id >= ? AND id < ? AND intent IS NULL"
+        f"SELECT id FROM record AS r WHERE id >= ? AND id < ? AND {IS_RECORD}"
         " AND timestamp_us >= ? AND timestamp_us <= ?",
         (start, start + SEGMENT, since, until),
     ):

@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from aegis.audit.chain import ChainEnd
-from aegis.audit.postings import sealed_to
-from aegis.audit.records import (
+from aegis.audit.members import (
     APPROVALS,
+    IS_RECORD,
     OUTCOME,
     STATUS_CODES,
     STATUSES,
-    AuditRecord,
-    Outcome,
     ResultStatus,
-    now_us,
 )
+from aegis.audit.postings import sealed_to
+from aegis.audit.records import POLICY, POLICY_COLUMNS, AuditRecord, Entry, Outcome, PayloadEntry
+from aegis.audit.tables import archive_entry
+from aegis.schema import UNCHAINED
 from aegis.store import Connection, Store, has_table, transacted
+from aegis.timestamps import now_us
 from aegis_core import RiskLevel
 
-__all__ = ["begun_actions", "chain_old_records", "interrupt_lost"]
+__all__ = ["begun_actions", "chain_what_is_older", "interrupt_lost"]
 
 _log = logging.getLogger("aegis.audit")
 
@@ -56,29 +59,59 @@ def interrupt_lost(store: Store, chain: ChainEnd) -> int:
 def begun_actions(connection: Connection) -> list[tuple[int, int | None]]:
     """The actions without an outcome, and whose they are."""
     rows: list[Any] = connection.execute(
-        "SELECT r.id, r.worker FROM record AS r WHERE r.id >= ? AND r.intent IS NULL"
+        f"SELECT r.id, r.worker FROM record AS r WHERE r.id >= ? AND {IS_RECORD}"
         f" AND r.result_status = ? AND NOT EXISTS (SELECT 1 FROM record AS o WHERE {OUTCOME})",
         (sealed_to(connection), STATUS_CODES[ResultStatus.STARTED]),
     ).fetchall()
     return rows
 
 
-def chain_old_records(store: Store, chain: ChainEnd) -> None:
-    """Chain the records of a database from before there was a chain, in their order.
+def chain_what_is_older(connection: Connection, chain: ChainEnd) -> None:
+    """Give entries to what an older release stored without: records first, then policy versions.
 
-    Raises:
-        StoreError: The database cannot be written.
+    Args:
+        connection: In a turn, outside of a transaction.
+        chain: The end of the chain.
+
+    Cost: nothing once it is done.
     """
-    with store.turn() as connection:
-        if not has_table(connection, "unchained_record"):
-            return
-        with transacted(connection):
-            last = -1
-            while rows := _old_rows(connection, last):
-                last = rows[-1][0]
-                # Nobody else is in the turn: what is remembered too early here ends with the process.
-                chain.committed(chain.append(connection, [_old_record(row) for row in rows]))
-            connection.execute("DROP TABLE unchained_record")
+    older = [table for table in UNCHAINED if has_table(connection, table)]
+    if not older:
+        return
+    # Nobody else is in the turn: what is remembered too early here ends with the process.
+    with transacted(connection):
+        for table in older:
+            for entries in _OLDER[table](connection):
+                chain.committed(chain.append(connection, entries))
+            connection.execute(f"DROP TABLE {table}")
+
+
+def _old_records(connection: Connection) -> Iterator[list[AuditRecord]]:
+    last = -1
+    while rows := _old_rows(connection, last):
+        last = rows[-1][0]
+        yield [_old_record(row) for row in rows]
+
+
+def _old_versions(connection: Connection) -> Iterator[list[PayloadEntry]]:
+    now = now_us()
+    columns = ", ".join(POLICY_COLUMNS)
+    rows: list[Any] = connection.execute(
+        f"SELECT {columns} FROM policy_version"
+        " WHERE version IN (SELECT version FROM unchained_version) ORDER BY version"
+    ).fetchall()
+    yield [PayloadEntry(now, POLICY, dict(zip(POLICY_COLUMNS, row, strict=True))) for row in rows]
+
+
+def _old_archives(connection: Connection) -> Iterator[list[PayloadEntry]]:
+    yield [archive_entry(connection, now_us())]
+
+
+_OLDER: dict[str, Callable[[Connection], Iterator[Sequence[Entry]]]] = {
+    "unchained_record": _old_records,
+    "unchained_version": _old_versions,
+    "unchained_archive": _old_archives,
+}
 
 
 _MOST_AT_ONCE = 1_000

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from aegis.audit.chain import Link
-from aegis.audit.records import Outcome, now_us
+from aegis.audit.records import AuditRecord, Entry
 from aegis.store import Connection, insert_many
+from aegis.timestamps import now_us
 
 __all__ = [
     "KEPT_S",
@@ -89,7 +89,7 @@ def claim(connection: Connection, wanted: Claim, worker: int) -> int | Claimed:
     return connection.last_insert_rowid()
 
 
-def enlist(connection: Connection, request: int, links: Sequence[Link], first: int) -> None:
+def enlist(connection: Connection, request: int, links: Sequence[Entry], first: int) -> None:
     """Note which records a request has led to; more may follow.
 
     Args:
@@ -101,7 +101,7 @@ def enlist(connection: Connection, request: int, links: Sequence[Link], first: i
     noted = connection.execute(
         "SELECT count(*) FROM request_record WHERE request = ?", (request,)
     ).get
-    records = [number for number, link in enumerate(links, first) if not isinstance(link, Outcome)]
+    records = [number for number, link in enumerate(links, first) if isinstance(link, AuditRecord)]
     if records:
         insert_many(
             connection,

@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from aegis.audit.records import now_us, timestamp_text
 from aegis.errors import ConfigError, shown
+from aegis.timestamps import now_us, timestamp_text
 
 __all__ = ["HeadSigner", "is_signed_by"]
 

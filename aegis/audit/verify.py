@@ -1,4 +1,6 @@
-"""Judges a trail: the first link that was changed, removed, inserted or moved, or a missing end.
+"""Judges a trail: the first entry that was changed, removed, inserted or moved, or a missing end.
+
+All that is read through is judged with it: tables, indexes, their schema.
 
 A chain shows that whoever changed it did not make all of it anew from there on. That this was not
 done either shows a head that was kept elsewhere, or one that the server signed.
@@ -6,36 +8,39 @@ done either shows a head that was kept elsewhere, or one that the server signed.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 from aegis.audit.chain import anchor, newest_link
+from aegis.audit.members import CANONICAL
 from aegis.audit.postings import unlike_records
-from aegis.audit.records import CANONICAL, GENESIS
+from aegis.audit.records import GENESIS, KINDS
+from aegis.audit.tables import Archived, archives, check_requests, check_versions
 from aegis.errors import InvalidTrail, StoreError, shown
 from aegis.store import Store
-from aegis.versions import PolicyHistory
 
 __all__ = [
     "EXPORT_HEAD",
     "Pin",
     "Verified",
-    "exported_links",
+    "exported_entries",
     "is_database",
     "verify",
     "verify_export",
 ]
 
-_LINKS_AT_ONCE = 20_000
+_ENTRIES_AT_ONCE = 20_000
 _BYTES_AT_ONCE = 8 * 1024 * 1024
 EXPORT_HEAD = "aegis-audit-chain 1"
 """How the first line of an exported chain begins."""
 
-Linked = tuple[int, bytes, bytes]
-"""A link's number, its hash, and its canonical form."""
+Read = tuple[int, bytes, bytes]
+"""An entry's number, its hash, and its canonical form."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +48,7 @@ class Pin:
     """A head that was kept elsewhere.
 
     Attributes:
-        hash: Of a link.
+        hash: Of an entry.
         number: Of that link; None where only the hash was kept.
     """
 
@@ -56,13 +61,16 @@ class Verified:
     """A trail without fault.
 
     Attributes:
-        first: The number of the first link that was looked at.
+        first: The number of the first entry that was looked at.
         last: The number of the last one.
         count: How many there were.
         hash: The hash of the last one.
-        pinned: The number of the pinned link, where there is a pin: one of these, or the one that
+        pinned: The number of the pinned entry, where there is a pin: one of these, or the one that
             they go on from; 0 is what every chain begins with.
-        archives: The files that the links before the first one were moved to, where that is known.
+        archives: The files that the entries before the first one were moved to.
+        is_archive: Whether it is such a file, so that another database says how it must end.
+        newer: The kinds of entries that this release does not know, and how many there are of each:
+            their hashes are right, what they say was not judged.
     """
 
     first: int
@@ -70,7 +78,9 @@ class Verified:
     count: int
     hash: bytes
     pinned: int | None
-    archives: tuple[str, ...] = ()
+    archives: tuple[Archived, ...] = ()
+    is_archive: bool = False
+    newer: Mapping[str, int] = field(default_factory=dict)
 
 
 def verify(
@@ -80,53 +90,81 @@ def verify(
     since: int | None = None,
     tick: Callable[[int], None] = lambda _: None,
 ) -> Verified:
-    """See that a database's trail is whole and as it was written.
+    """See that a database's trail is whole and as it was written, and so is all that is read through.
 
     Args:
         store: Where it is.
         pin: A head that has to be in it.
-        since: The first link to look at; the one before it is believed.
-        tick: Told how many links were looked at.
+        since: The first entry to look at; the one before it is believed.
+        tick: Told how many entries were looked at.
 
     Raises:
         InvalidTrail: It is not, and where.
         StoreError: It cannot be read.
     """
-    with store.reading() as connection:
-        last, _ = newest_link(connection)
-        archived, previous = anchor(connection)
-        archives: list[Any] = connection.execute(
-            "SELECT last, file FROM archive ORDER BY last"
-        ).fetchall()
+    archived = 0
+    try:
+        with store.reading() as connection:
+            last, _ = newest_link(connection)
+            archived, previous = anchor(connection)
+        verified = _verified(store, archived, previous, last, pin, since, tick)
+    except InvalidTrail:
+        with store.reading() as connection:
+            is_archiving = anchor(connection)[0] > max(archived, 0)
+        if is_archiving:
+            raise StoreError("entries were archived while they were looked at; try again") from None
+        raise
+    except StoreError as error:
+        if error.is_damaged:
+            raise InvalidTrail(f"the file is damaged: {error}") from error
+        raise
+    return verified
+
+
+def _verified(
+    store: Store,
+    archived: int,
+    previous: bytes,
+    last: int,
+    pin: Pin | None,
+    since: int | None,
+    tick: Callable[[int], None],
+) -> Verified:
     number = archived
     if since is not None and since > number + 1:
         number, previous = since - 1, _hash_of(store, since - 1)
         _refuse_unreached(store, pin, since)
     elif pin is not None and pin.number is not None and 0 < pin.number < number:
-        holder = next((shown(name) for last, name in archives if name and last >= pin.number), "")
-        raise StoreError(
-            f"the pinned link {pin.number} was archived; verify {holder or 'its archive'} with it"
-        )
-    try:
-        verified = _walked(_links(store, number, last, tick), number, previous, pin)
-        if verified.last < last:
-            raise InvalidTrail("is missing", verified.last + 1)
-        odd = _stray(store)
-        if odd is not None:
-            raise InvalidTrail("stands where no link can be", odd)
-        odd = _lost_outcome(store, number, last) or unlike_records(store, archived)
-        if odd is not None:
-            raise InvalidTrail("is not where the index says; records may not be found by it", odd)
-    except InvalidTrail:
-        with store.reading() as connection:
-            is_archiving = anchor(connection)[0] != archived
-        if is_archiving:
-            raise StoreError("links were archived while they were looked at; try again") from None
-        raise
-    store.check()
-    PolicyHistory(store).check()
-    names = tuple(name for _, name in archives if name) if number == archived else ()
-    return replace(verified, archives=names)
+        holder = _archive_of(store, pin.number)
+        raise StoreError(f"the pinned entry {pin.number} was archived; verify {holder} with it")
+    verified = _walked(_stored(store, number, last, tick), number, previous, pin)
+    if verified.last < last:
+        raise InvalidTrail("is missing", verified.last + 1)
+    fault = store.find_fault()
+    if fault is not None:
+        raise InvalidTrail(fault)
+    odd = _stray(store)
+    if odd is not None:
+        raise InvalidTrail("stands where no entry can be", odd)
+    odd = unlike_records(store, archived)
+    if odd is not None:
+        raise InvalidTrail("is not where the index says; records may not be found by it", odd)
+    check_requests(store)
+    if store.is_older:  # it has no entries of versions and archives
+        return verified
+    check_versions(store)
+    found = archives(store)
+    with store.reading() as connection:
+        kinds: list[Any] = connection.execute(
+            "SELECT kind, count(*) FROM record WHERE kind IS NOT NULL GROUP BY kind"
+        ).fetchall()
+        is_archive = connection.execute("SELECT EXISTS (SELECT 1 FROM archive WHERE file = '')").get
+    return replace(
+        verified,
+        archives=found,
+        is_archive=bool(is_archive),
+        newer={kind: count for kind, count in kinds if kind not in KINDS},
+    )
 
 
 def verify_export(
@@ -135,9 +173,9 @@ def verify_export(
     """See that an exported chain is whole and as it was written.
 
     Args:
-        lines: Of `exported_links`.
+        lines: Of `exported_entries`.
         pin: A head that has to be in it.
-        tick: Told how many links were looked at.
+        tick: Told how many entries were looked at.
 
     Raises:
         InvalidTrail: It is not, and where.
@@ -145,19 +183,21 @@ def verify_export(
     """
     source = iter(lines)
     number, previous = _export_head(next(source, b""))
-    if number == 0 and previous != GENESIS:
-        raise InvalidTrail("goes on from a hash that no chain begins with", 1)
+    if number <= 0 and previous != GENESIS:
+        raise InvalidTrail("goes on from a hash that no chain begins with", number + 1)
     if pin is not None and pin.number is not None and 0 < pin.number < number:
         raise StoreError(
-            f"the pinned link {pin.number} is before link {number + 1}, the first here"
+            f"the pinned entry {pin.number} is before entry {number + 1}, the first here"
         )
-    return _walked(_read_lines(source, number, tick), number, previous, pin)
+    newer: Counter[str] = Counter()
+    verified = _walked(_read_lines(source, number, newer, tick), number, previous, pin)
+    return replace(verified, newer=newer)
 
 
-def exported_links(
+def exported_entries(
     store: Store, *, since: int | None = None, tick: Callable[[int], None] = lambda _: None
 ) -> Iterator[bytes]:
-    """The chain as text, so that others can verify it: a head, then a line a link.
+    """The chain as text, so that others can verify it: a head, then a line an entry.
 
     Raises:
         StoreError: It cannot be read.
@@ -168,15 +208,15 @@ def exported_links(
     if since is not None and since > number + 1:
         number, previous = since - 1, _hash_of(store, since - 1)
     yield _export_line(number, previous)
-    for _, hashed, canonical in _links(store, number, last, tick):
+    for _, hashed, canonical in _stored(store, number, last, tick):
         yield b"%b %b\n" % (hashed.hex().encode(), canonical)
 
 
-def _walked(links: Iterable[Linked], number: int, previous: bytes, pin: Pin | None) -> Verified:
+def _walked(entries: Iterable[Read], number: int, previous: bytes, pin: Pin | None) -> Verified:
     first = number + 1
     pinned = None if pin is None else _pinned_before(pin, number, previous)
     wanted = pin if pinned is None else None
-    for found, hashed, canonical in links:
+    for found, hashed, canonical in entries:
         number += 1
         if found != number:
             raise InvalidTrail("is missing" if found > number else "stands twice", number)
@@ -202,8 +242,12 @@ _MADE_ANEW = "is not the pinned one: the chain was made anew"
 
 
 def _pinned_before(pin: Pin, number: int, previous: bytes) -> int | None:
-    """The pinned link's number, where it is the one that is gone on from, or the beginning of all."""
-    for known, hashed in ((0, GENESIS), (number, previous)):
+    """The pinned entry's number, where it is the one that is gone on from, or the beginning of all."""
+    # Where the chain begins with entry 0, a pin of that number is looked for further on.
+    places = [(number, previous)]
+    if number >= 0 or pin.hash == GENESIS:
+        places.insert(0, (0, GENESIS))
+    for known, hashed in places:
         if pin.number == known and pin.hash != hashed:
             raise InvalidTrail(_MADE_ANEW, known)
         if pin.hash == hashed and pin.number in (None, known):
@@ -211,14 +255,14 @@ def _pinned_before(pin: Pin, number: int, previous: bytes) -> int | None:
     return None
 
 
-def _links(store: Store, after: int, last: int, tick: Callable[[int], None]) -> Iterator[Linked]:
+def _stored(store: Store, after: int, last: int, tick: Callable[[int], None]) -> Iterator[Read]:
     count = 0
     while after < last:
         with store.reading() as connection:
             rows = _some(
                 connection.execute(
                     f"{CANONICAL} WHERE r.id > ? AND r.id <= ? ORDER BY r.id LIMIT ?",
-                    (after, last, _LINKS_AT_ONCE),
+                    (after, last, _ENTRIES_AT_ONCE),
                 )
             )
         if not rows:
@@ -229,48 +273,44 @@ def _links(store: Store, after: int, last: int, tick: Callable[[int], None]) -> 
         tick(count)
 
 
-def _some(links: Iterable[Linked]) -> list[Linked]:
-    """As many of the links as may be in memory at once."""
-    found: list[Linked] = []
+def _some(entries: Iterable[Read]) -> list[Read]:
+    """As many of the entries as may be in memory at once."""
+    found: list[Read] = []
     size = 0
-    for link in links:
-        found.append(link)
-        size += len(link[2])
+    for entry in entries:
+        found.append(entry)
+        size += len(entry[2])
         if size > _BYTES_AT_ONCE:
             break
     return found
 
 
-def _lost_outcome(store: Store, after: int, last: int) -> int | None:
-    """The first outcome that its record does not lead to."""
-    for first in range(after, last, _LINKS_AT_ONCE):
-        with store.reading() as connection:
-            odd = connection.execute(
-                "SELECT min(r.id) FROM record AS r WHERE r.id > ? AND r.id <= ?"
-                " AND r.intent IS NOT NULL AND NOT EXISTS (SELECT 1 FROM record AS o"
-                " INDEXED BY outcome WHERE o.intent = r.intent AND o.id = r.id)",
-                (first, min(first + _LINKS_AT_ONCE, last)),
-            ).get
-        if odd is not None:
-            return int(odd)
-    return None
-
-
 def _stray(store: Store) -> int | None:
-    """A link that the chain does not lead to: one before the first, an outcome before its record."""
+    """An entry that the chain does not lead to: one before the first, an outcome before its record."""
     with store.reading() as connection:
         odd = connection.execute(
-            "SELECT min(id) FROM (SELECT id FROM record WHERE id < 1 UNION ALL"
-            " SELECT id FROM record INDEXED BY outcome WHERE intent IS NOT NULL AND intent >= id)"
+            "SELECT min(id) FROM (SELECT id FROM record WHERE id < 0"
+            " UNION ALL SELECT id FROM record WHERE id = 0 AND kind IS NULL UNION ALL"
+            " SELECT id FROM record WHERE intent IS NOT NULL AND intent >= id)"
         ).get
-    return None if odd is None else int(odd)
+    return None if odd is None else int(str(odd))
+
+
+def _archive_of(store: Store, number: int) -> str:
+    """The name of the archive that has an entry."""
+    with store.reading() as connection:
+        file = connection.execute(
+            "SELECT file FROM archive WHERE last >= ? AND file <> '' ORDER BY last LIMIT 1",
+            (number,),
+        ).get
+    return shown(file) if file else "its archive"
 
 
 def _refuse_unreached(store: Store, pin: Pin | None, since: int) -> None:
-    """Refuse a pin that nothing leads to from the first link to look at.
+    """Refuse a pin that nothing leads to from the first entry to look at.
 
     Raises:
-        StoreError: It is of a link before the one that is gone on from.
+        StoreError: It is of an entry before the one that is gone on from.
     """
     number = None if pin is None else pin.number
     if pin is not None and number is None:
@@ -280,8 +320,8 @@ def _refuse_unreached(store: Store, pin: Pin | None, since: int) -> None:
             ).get
     if number is not None and 0 < number < since - 1:
         raise StoreError(
-            f"the pinned link {number} is before link {since}, the first to look at; look at all"
-            f" from link {number + 1} on"
+            f"the pinned entry {number} is before entry {since}, the first to look at; look at all"
+            f" from entry {number + 1} on"
         )
 
 
@@ -289,7 +329,7 @@ def _hash_of(store: Store, number: int) -> bytes:
     with store.reading() as connection:
         hashed = connection.execute("SELECT hash FROM record WHERE id = ?", (number,)).get
     if hashed is None:
-        raise StoreError(f"there is no link {number} in {shown(store.path)}")
+        raise StoreError(f"there is no entry {number} in {shown(store.path)}")
     return bytes(hashed)
 
 
@@ -303,7 +343,7 @@ def _export_head(line: bytes) -> tuple[int, bytes]:
     try:
         previous = bytes.fromhex(hashed)
         # Only in the very form in which it was written.
-        if int(number) < 0 or line != _export_line(int(number), previous):
+        if int(number) < -1 or line != _export_line(int(number), previous):
             raise ValueError
         return int(number), previous
     except ValueError:
@@ -313,9 +353,13 @@ def _export_head(line: bytes) -> tuple[int, bytes]:
         ) from None
 
 
+_BEGIN = re.compile(rb'\["([a-z_]+)",(\d+),')
+"""How the canonical form of an entry of any kind begins."""
+
+
 def _read_lines(
-    lines: Iterator[bytes], number: int, tick: Callable[[int], None]
-) -> Iterator[Linked]:
+    lines: Iterator[bytes], number: int, newer: Counter[str], tick: Callable[[int], None]
+) -> Iterator[Read]:
     for count, line in enumerate(lines, 1):
         hashed, _, canonical = line.removesuffix(b"\n").partition(b" ")
         place = number + count
@@ -327,9 +371,14 @@ def _read_lines(
             raise InvalidTrail("was changed: its line has no hash", place)
         # What is hashed says its number as well; the head says after which one it stands.
         if not canonical.startswith((b'["record",%d,' % place, b'["outcome",%d,' % place)):
-            raise InvalidTrail("was changed, or is not the one that stood here", place)
+            begin = _BEGIN.match(canonical)
+            if begin is None or int(begin[2]) != place:
+                raise InvalidTrail("was changed, or is not the one that stood here", place)
+            kind = begin[1].decode()
+            if kind not in KINDS:
+                newer[kind] += 1
         yield place, read, canonical
-        if count % _LINKS_AT_ONCE == 0:
+        if count % _ENTRIES_AT_ONCE == 0:
             tick(count)
 
 

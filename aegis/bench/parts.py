@@ -11,11 +11,12 @@ from time import perf_counter, perf_counter_ns
 from typing import Any
 
 from aegis import codec
-from aegis.audit import AuditLog, AuditRecord, ResultStatus, now_us
+from aegis.audit import AuditLog, AuditRecord, ResultStatus
 from aegis.bench import workload
 from aegis.bench.deciding import BATCH, compiled
 from aegis.bench.measure import figures, quiet, ratio, turns
 from aegis.store import Store
+from aegis.timestamps import now_us
 from aegis_core import Approval, Policy, RiskLevel
 
 __all__ = ["audit", "json_parts"]

@@ -21,7 +21,7 @@ from aegis.audit.chain import anchor, newest_link
 from aegis.audit.imports import import_agent_aegis
 from aegis.audit.query import AUDIT_PARAMETERS, filter_of
 from aegis.audit.signing import is_signed_by
-from aegis.audit.verify import Pin, exported_links, is_database, verify_export
+from aegis.audit.verify import Pin, Verified, exported_entries, is_database, verify_export
 from aegis.audit.verify import verify as verify_trail
 from aegis.cli.parameters import (
     DASH,
@@ -35,7 +35,7 @@ from aegis.cli.parameters import (
 )
 from aegis.cli.records import Page, record_writer
 from aegis.cli.terminal import echo_json, paint, printable
-from aegis.errors import ConfigError, InvalidQuery, InvalidTrail, StoreError, shown
+from aegis.errors import ConfigError, InvalidHead, InvalidQuery, StoreError, shown
 from aegis.files import replacing
 from aegis.store import Store
 
@@ -194,11 +194,13 @@ def tail(database: str, form: str, limit: int, follow: bool, **wanted: str | int
 def export(database: str, form: str, path: str, **wanted: str | int | None) -> None:
     """Write records as JSON lines, CSV, or a chain.
 
-    The chain has each link's hash and canonical form, so that others can verify it, also by
+    The chain has each entry's hash and canonical form, so that others can verify it, also by
     `aegis audit verify`; it takes no filters.
     """
     if form == "chain" and any(wanted.values()):
-        raise click.UsageError("a chain of which links are left out cannot be verified; no filters")
+        raise click.UsageError(
+            "a chain of which entries are left out cannot be verified; no filters"
+        )
     wanted_records = _filter(wanted)
     # A bar between the lines of an export helps nobody.
     is_hidden = path == DASH and sys.stdout.isatty()
@@ -210,7 +212,7 @@ def export(database: str, form: str, path: str, **wanted: str | int | None) -> N
         archived, newest = _ends_of(reader.store)
         count = newest - archived
         if form == "chain":
-            for done, line in enumerate(exported_links(reader.store)):
+            for done, line in enumerate(exported_entries(reader.store)):
                 file.buffer.write(line)
                 tick(done, count)
             return
@@ -251,7 +253,7 @@ def stats(database: str, form: str) -> None:
 @audit.command("head")
 @_DATABASE
 def head(database: str) -> None:
-    """Print the newest link, to keep elsewhere.
+    """Print the newest entry, to keep elsewhere.
 
     `verify --head` knows by it what is missing.
 
@@ -276,15 +278,16 @@ def head(database: str) -> None:
     metavar="FILE",
     help="Whose signature that file must have: an Ed25519 public key in PEM or base64.",
 )
-@click.option("--from", "since", type=number_from(1), help="The first link to look at.")
+@click.option("--from", "since", type=number_from(1), help="The first entry to look at.")
 def verify(file: str, pinned: str | None, public_key: str | None, since: int | None) -> None:
     """See that an audit is as it was written.
 
     FILE is a database or an exported chain, or `-`: a chain on standard input.
 
-    Exit code 1 names the first link that was changed, removed, inserted or moved. Who can write
-    the file can also make all of it anew: only a head that was kept elsewhere, or signed, shows
-    that.
+    Exit code 1 names the first entry that was changed, removed, inserted or moved, or what else of
+    the file is not as Aegis wrote it: indexes, tables, policy versions, archives beside it. Who can
+    write the file can also make all of it anew: only a head that was kept elsewhere, or signed,
+    shows that.
     """
     if public_key is not None and (pinned is None or _hash(pinned) is not None):
         raise click.UsageError("--public-key needs a signed head: give --head FILE")
@@ -307,14 +310,35 @@ def verify(file: str, pinned: str | None, public_key: str | None, since: int | N
             # Its first line is short; what is none may have no end of line at all.
             first = lines.readline(_LONGEST_FIRST_LINE)
             found = verify_export(chain([first], lines), pin=pin)
-    said = "nothing to verify" if not found.count else f"links {found.first} to {found.last}"
+    said = "nothing to verify" if not found.count else f"entries {found.first} to {found.last}"
     if found.pinned is not None:
-        is_in = 0 < found.pinned >= found.first
-        said += ", with the pinned head" if is_in else f", after the pinned link {found.pinned}"
+        is_in = found.pinned >= found.first
+        said += ", with the pinned head" if is_in else f", after the pinned entry {found.pinned}"
     click.echo(f"{paint('ok', 'green')}: {said}; the newest hash is {found.hash.hex()}")
+    for kind, count in found.newer.items():
+        click.echo(
+            f"{count} of the newer kind {shown(kind)}: a newer Aegis wrote them; their hashes are"
+            " right, what they say was not judged"
+        )
+    for line in _elsewhere(found):
+        click.echo(line)
+
+
+def _elsewhere(found: Verified) -> Iterator[str]:
+    """What is to be looked at besides a file that was verified."""
+    if found.is_archive:
+        yield (
+            "this is an archive: `aegis audit verify` of the database that it was taken from says"
+            f" whether it must end with entry {found.last} and the hash {found.hash.hex()}"
+        )
     if found.first > 1:
-        where = ", ".join(map(shown, found.archives)) or "what has them"
-        click.echo(f"links 1 to {found.first - 1} are not among these; verify {where} as well")
+        yield f"entries up to {found.first - 1} are not among these; verify what has them as well"
+    for archive in found.archives:
+        is_here = "it does" if archive.is_here else archive.why_not or "it is not beside this file"
+        yield (
+            f"archive {shown(archive.file)} must end with entry {archive.last} and the hash"
+            f" {archive.hash.hex()}: {is_here}"
+        )
 
 
 @audit.command("archive")
@@ -340,7 +364,7 @@ def archive(database: str, before_us: int, path: str) -> None:
     if done.last < done.first:
         click.echo(f"nothing is older than {timestamps.rfc3339(before_us)}")
     else:
-        click.echo(f"moved links {done.first} to {done.last} to {path}")
+        click.echo(f"moved entries {done.first} to {done.last} to {path}")
 
 
 @audit.command("backup")
@@ -443,7 +467,7 @@ def _pin(text: str, public_key: str | None) -> Pin:
     except (ValueError, KeyError, TypeError, RecursionError):
         raise ConfigError(f"{shown(text)} is no head as `aegis audit head` prints it") from None
     if public_key is not None and not is_signed_by(kept, _read(public_key, "the public key")):
-        raise InvalidTrail("has a head that this key did not sign", pin.number or 0)
+        raise InvalidHead(_signature_fault(kept, text, public_key))
     return pin
 
 
@@ -457,3 +481,17 @@ def _read(path: str, what: str) -> bytes:
     if len(data) > _LARGEST_SMALL_FILE:
         raise ConfigError(f"{what} {shown(path)} is over {_LARGEST_SMALL_FILE} bytes")
     return data
+
+
+def _signature_fault(head: dict[str, Any], file: str, public_key: str) -> str:
+    """Why a head does not count as signed."""
+    said = f"the head {shown(file)}"
+    if "signature" not in head:
+        return f"{said} is not signed; a server with `--audit-signing-key` signs its heads"
+    try:
+        is_of_another = is_signed_by(head, str(head.get("public_key")).encode())
+    except ConfigError:
+        is_of_another = False
+    if is_of_another:
+        return f"{said} was signed by another key than {shown(public_key)}"
+    return f"the signature of {said} is wrong: the head was changed after it was signed"

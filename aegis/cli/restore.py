@@ -49,7 +49,7 @@ def restore(backup: str, database: str) -> None:
             sync_folder(place)
             for ending in (".lock", ".server"):
                 give(f"{place}{ending}", like=place)
-    said = f"links {verified.first} to {verified.last}" if verified.count else "no links"
+    said = f"entries {verified.first} to {verified.last}" if verified.count else "no entries"
     click.echo(f"restored {database} from {backup}, with {said}")
     if kept is not None:
         click.echo(f"what was there is kept as {kept}")

@@ -7,7 +7,7 @@ from functools import cache
 from typing import Any
 
 from aegis._version import __version__
-from aegis.audit import Operation, ResultStatus
+from aegis.audit import RECORD_SCHEMA, Operation, ResultStatus
 from aegis.audit.query import LARGEST_ID, LARGEST_LIMIT
 from aegis.codec import dumps
 from aegis.config import Settings
@@ -276,50 +276,10 @@ def _schemas(settings: Settings) -> Schema:
                 "error": _TEXT_OR_NULL,
             }
         ),
-        "AuditRecord": _object(
-            {
-                "id": {"type": "integer", "minimum": 1},
-                "session_id": _TEXT,
-                "timestamp": {"type": "string", "format": "date-time"},
-                "action_type": _TEXT,
-                "action_target": _TEXT,
-                "action_params": {**_TEXT, "contentMediaType": "application/json"},
-                "action_desc": _TEXT_OR_NULL,
-                "risk_level": _RISK,
-                "approval": _APPROVAL,
-                "matched_rule": _TEXT,
-                "human_decision": _TEXT_OR_NULL,
-                "result_status": _STATUS,
-                "result_data": {**_TEXT_OR_NULL, "contentMediaType": "application/json"},
-                "result_error": _TEXT_OR_NULL,
-                "agent_id": _TEXT_OR_NULL,
-                "parent_agent_id": _TEXT_OR_NULL,
-                "chain_id": _TEXT_OR_NULL,
-                "chain_depth": _INT64,
-                "policy_version": {
-                    "type": "integer",
-                    "minimum": 0,
-                    "description": "0 where the record was imported.",
-                },
-                "key_name": {**_TEXT_OR_NULL, "description": "Whose key asked for it."},
-                "operation": _OPERATION,
-                "worker": {
-                    "type": ["integer", "null"],
-                    "minimum": 1,
-                    "description": "The process that executed it; null where nothing was begun.",
-                },
-                "ended": {
-                    "type": ["string", "null"],
-                    "format": "date-time",
-                    "description": "When its outcome was known, where it was begun before.",
-                },
-                "seq": {**_ID, "description": "The number of its newest link."},
-                "hash": {**_SHA256, "description": "Of its newest link."},
-            }
-        ),
+        "AuditRecord": _object(RECORD_SCHEMA),
         "AuditHead": _object(
             {
-                "id": {**_ID, "description": "The number of the newest link; 0: there is none."},
+                "id": {**_ID, "description": "The number of the newest entry."},
                 "hash": _SHA256,
                 "count": _ID,
                 "signed_at": {"type": "string", "format": "date-time"},
@@ -616,7 +576,7 @@ OPERATIONS: dict[tuple[str, str], Schema] = {
     },
     ("GET", "/api/v1/audit/head"): {
         "operationId": "auditHead",
-        "summary": "The newest link of the audit's chain, to keep elsewhere",
+        "summary": "The newest entry of the audit's chain, to keep elsewhere",
         "responses": {"200": _answer("It.", _ref("AuditHead")), **_refusals(401, 503)},
     },
     ("GET", "/api/v1/policy"): {

@@ -71,7 +71,7 @@ def test_refusal_is_the_same_whatever_is_recorded(asked: object) -> None:
         (AuditDecisions.BLOCKED, [("c", "blocked"), ("d", "blocked")]),
         (
             AuditDecisions.ALL,
-            [("a", "skipped"), ("b", "skipped"), ("c", "blocked"), ("d", "blocked")],
+            [("a", "decided"), ("b", "decided"), ("c", "blocked"), ("d", "blocked")],
         ),
     ],
 )
@@ -103,7 +103,7 @@ def test_record_says_what_was_asked_and_decided_and_that_nobody_approved() -> No
         "approval": "approve",
         "matched_rule": "writes",
         "human_decision": None,
-        "result_status": "skipped",
+        "result_status": "decided",
         "result_data": None,
         "policy_version": 1,
         "worker": None,

@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 
 from aegis import Action, Executor, Result, ResultStatus
-from aegis.audit import now_us, requests
+from aegis.audit import requests
 from aegis.compiled import CompiledFiles
 from aegis.config import Settings
 from aegis.server import build_app
 from aegis.server.app import App
+from aegis.timestamps import now_us
 from tests.contract.client import EXECUTE, POLICY, Client, Reply, app_of, eventually, served
 
 READ = {"action_type": "read", "target": "t"}

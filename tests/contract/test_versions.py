@@ -57,7 +57,7 @@ def test_versions_are_listed_newest_first(client: Client) -> None:
         (1, "file", None),
     ]
     assert versions[1]["sha256"] == hashlib.sha256(FIRST.encode()).hexdigest()
-    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z", versions[0]["created"])
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}\+00:00", versions[0]["created"])
 
 
 @pytest.mark.parametrize(

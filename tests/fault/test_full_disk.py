@@ -12,8 +12,8 @@ from typing import NoReturn
 import pytest
 
 from aegis.audit import archive as archives
-from aegis.audit import now_us
 from aegis.files import replacing
+from aegis.timestamps import now_us
 from tests.fault.conftest import DISK_BYTES, disk_filled
 from tests.process.server import COMMAND, POLICY, Server, end_of, environment
 from tests.unit.test_audit import opened, record

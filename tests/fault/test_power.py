@@ -15,10 +15,11 @@ from typing import Any
 import pytest
 
 from aegis import Action, Executor, Result, ResultStatus
-from aegis.audit import AuditFilter, AuditLog, AuditReader, now_us
+from aegis.audit import AuditFilter, AuditLog, AuditReader
 from aegis.audit.archive import archive
 from aegis.audit.verify import verify
 from aegis.store import Store
+from aegis.timestamps import now_us
 from tests.contract.client import EVALUATE, EXECUTE, POLICY_PATH, Client, app_of, served
 from tests.fault.power import Disk, Image, recorded_disk
 from tests.unit.test_audit import record

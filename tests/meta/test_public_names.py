@@ -92,6 +92,7 @@ def test_statuses_have_their_values() -> None:
         "skipped",
         "started",
         "interrupted",
+        "decided",
     }
 
 

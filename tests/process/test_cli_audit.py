@@ -24,7 +24,7 @@ from tests.process.server import COMMAND, Ended, Program, Server, end_of, until
 DATABASE = "aegis_audit.db"
 EXECUTE = "/api/v1/execute"
 TYPES = ["read", "delete", "write", "read", "read\n"]
-MEMBERS = 25
+MEMBERS = 28
 
 
 @pytest.fixture(scope="module")
@@ -128,17 +128,17 @@ def test_export_is_all_records_as_lines_or_csv(folder: Path) -> None:
 def test_exported_chain_verifies_and_a_changed_one_does_not(folder: Path) -> None:
     assert audit(folder, "export", "--format", "chain", "--to", "chain").code == 0
     assert audit(folder, "verify", "chain").stdout.startswith(
-        "ok: links 1 to 5; the newest hash is "
+        "ok: entries 0 to 5; the newest hash is "
     )
     text = (folder / "chain").read_text()
     (folder / "chain").write_text(text.replace('"delete"', '"read"'))
     ended = audit(folder, "verify", "chain")
-    assert (ended.code, "link 2 was changed" in said(ended)) == (1, True)
+    assert (ended.code, "entry 2 was changed" in said(ended)) == (1, True)
 
 
 def test_stats_count_the_records(folder: Path) -> None:
     found = json.loads(audit(folder, "stats", "--format", "json").stdout)
-    assert (found["records"], found["links"], found["archived_links"]) == (5, 5, 0)
+    assert (found["records"], found["entries"], found["archived_entries"]) == (5, 6, 0)
     assert found["result_statuses"] == {"success": 4, "blocked": 1}
     assert "result statuses:\n" in audit(folder, "stats").stdout
 
@@ -153,7 +153,7 @@ def test_untouched_database_is_ok_also_against_its_head(folder: Path) -> None:
     for options in ((), ("--head", head["hash"]), ("--head", "head.json"), ("--from", "3")):
         ended = audit(folder, "verify", DATABASE, *options)
         assert ended.code == 0, ended.stderr
-        assert ended.stdout.startswith("ok: links ")
+        assert ended.stdout.startswith("ok: entries ")
         assert ("with the pinned head" in ended.stdout) == ("--head" in options)
         assert head["hash"] in ended.stdout
 
@@ -161,9 +161,9 @@ def test_untouched_database_is_ok_also_against_its_head(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("statement", "link"),
     [
-        ("UPDATE record SET action_target = 'x' WHERE id = 4", "link 4 was changed"),
-        ("DELETE FROM record WHERE id = 3", "link 3 is missing"),
-        ("DELETE FROM record WHERE id > 3", "link 4 is missing"),
+        ("UPDATE record SET action_target = 'x' WHERE id = 4", "entry 4 was changed"),
+        ("DELETE FROM record WHERE id = 3", "entry 3 is missing"),
+        ("DELETE FROM record WHERE id > 3", "entry 4 is missing"),
     ],
 )
 def test_damage_is_exit_code_1_and_names_the_link(folder: Path, statement: str, link: str) -> None:
@@ -199,13 +199,16 @@ def test_signed_head_is_checked_against_the_public_key(folder: Path) -> None:
 def test_archive_moves_records_and_both_files_verify(folder: Path) -> None:
     before = lines(audit(folder, "export"))
     ended = audit(folder, "archive", "--before", "2999-01-01", "--to", "old.db")
-    assert (ended.code, ended.stdout) == (0, "moved links 1 to 5 to old.db\n")
+    assert (ended.code, ended.stdout) == (0, "moved entries 0 to 5 to old.db\n")
     assert lines(audit(folder, "export", "--audit-db", "old.db")) == before
     assert audit(folder, "export").stdout.strip() == ""
     assert audit(folder, "verify", "old.db").code == audit(folder, "verify", DATABASE).code == 0
     verified = audit(folder, "verify", DATABASE, "--head", hash_of_newest(before))
-    assert "nothing to verify, after the pinned link 5; " in verified.stdout
-    assert "links 1 to 5 are not among these; verify `old.db` as well\n" in verified.stdout
+    assert "entries 6 to 6, after the pinned entry 5; " in verified.stdout
+    assert "entries up to 5 are not among these; verify what has them as well\n" in verified.stdout
+    must = f"must end with entry 5 and the hash {hash_of_newest(before)}"
+    assert f"archive `old.db` {must}: it does\n" in verified.stdout
+    assert f"it was taken from says whether it {must}" in audit(folder, "verify", "old.db").stdout
     nothing = audit(folder, "archive", "--before", "1999-01-01", "--to", "none.db")
     assert (nothing.code, "nothing is older" in nothing.stdout) == (0, True)
     assert not (folder / "none.db").exists()
@@ -295,7 +298,7 @@ def test_row_that_cannot_be_a_record_is_told_and_left_out(folder: Path) -> None:
         (("verify", DATABASE, "--head", "text"), "is no head"),
         (("verify", DATABASE, "--public-key", "text"), "needs a signed head"),
         (("verify", DATABASE, "--head", "a" * 64, "--public-key", "text"), "needs a signed head"),
-        (("verify", DATABASE, "--from", "99"), "no link 98"),
+        (("verify", DATABASE, "--from", "99"), "no entry 98"),
     ],
 )
 def test_what_cannot_be_done_is_exit_code_2_and_one_line(

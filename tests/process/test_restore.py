@@ -51,7 +51,7 @@ def test_backup_is_in_force_and_what_was_there_is_kept_whole(killed: Path) -> No
     os.chmod(killed / DATABASE, 0o640)
     restored = end_of(killed, "restore", "backup.db")
     assert restored.code == 0, restored.stderr
-    assert restored.stdout.startswith(f"restored {DATABASE} from backup.db, with links 1 to 1\n")
+    assert restored.stdout.startswith(f"restored {DATABASE} from backup.db, with entries 0 to 1\n")
     assert (killed / DATABASE).stat().st_mode & 0o777 == 0o640
     assert not Path(f"{killed / DATABASE}-wal").exists()
     (kept,) = [path for path in killed.glob("*.replaced-*") if not path.name.endswith("-wal")]

@@ -25,13 +25,16 @@ from aegis.audit import (
     AuditRecord,
     Operation,
     Outcome,
+    PayloadEntry,
     ResultStatus,
 )
 from aegis.audit.archive import archive
-from aegis.audit.records import CANONICAL, GENESIS
-from aegis.audit.verify import Pin, exported_links, verify, verify_export
-from aegis.errors import AegisError, InvalidTrail, StoreError
+from aegis.audit.members import CANONICAL
+from aegis.audit.records import GENESIS
+from aegis.audit.verify import Pin, exported_entries, verify, verify_export
+from aegis.errors import AegisError, InvalidTrail
 from aegis.store import Store
+from aegis.versions import PolicyHistory
 from aegis_core import Approval, RiskLevel
 
 Link = AuditRecord | Outcome
@@ -84,6 +87,9 @@ records = st.builds(
     key_name=maybe_words,
     operation=st.sampled_from(Operation),
     worker=st.none() | numbers,
+    call_id=st.none() | texts,
+    request_id=st.none() | texts,
+    trace_id=st.none() | texts,
 )
 
 
@@ -149,7 +155,7 @@ def rows(path: Path, wanted: AuditFilter = ALL) -> list[dict[str, Any]]:
 
 def exported(path: Path) -> bytes:
     with reading(path) as store:
-        return b"".join(exported_links(store))
+        return b"".join(exported_entries(store))
 
 
 def fault(path: Path, pin: Pin | None = None) -> int | None:
@@ -218,7 +224,7 @@ def test_canonical_form_of_the_database_is_the_one_that_was_hashed(trail: list[L
 COLUMNS: dict[str, Any] = {
     "hash": "randomblob(32)",
     "timestamp_us": "timestamp_us + 1",
-    "result_status": "result_status % 7 + 1",
+    "result_status": "result_status % 8 + 1",
     "result_data": "ifnull(result_data, '') || 'x'",
     "result_error": "CASE WHEN result_error IS NULL THEN '' ELSE NULL END",
     "operation": "operation % 3 + 1",
@@ -238,6 +244,9 @@ COLUMNS: dict[str, Any] = {
     "policy_version": "CASE policy_version WHEN 5 THEN 6 ELSE 5 END",
     "key_name": "(SELECT id FROM word WHERE id IS NOT key_name LIMIT 1)",
     "worker": "CASE WHEN worker IS NULL THEN 1 ELSE NULL END",
+    "call_id": "CASE WHEN call_id IS NULL THEN '' ELSE NULL END",
+    "request_id": "CASE WHEN request_id IS NULL THEN '' ELSE NULL END",
+    "trace_id": "CASE WHEN trace_id IS NULL THEN '' ELSE NULL END",
 }
 OF_OUTCOMES = ["hash", "timestamp_us", "result_status", "result_data", "result_error"]
 
@@ -412,7 +421,7 @@ def test_flipped_bit_of_the_file_is_found_or_changes_nothing_that_is_said(
             verified = verify(store)
             # Free space, or what nothing that is said depends on.
             assert verified.count == len(trail)
-            assert b"".join(exported_links(store)) == chain
+            assert b"".join(exported_entries(store)) == chain
             assert rows(path) == before
             for word in {row["session_id"] for row in before}:
                 wanted = AuditFilter(session_id=word)
@@ -475,7 +484,7 @@ def test_archive_that_is_only_said_to_be_does_not_stand_for_a_pinned_head(
     assert fault(path, Pin(head.hash, head.last if knows_number else None)) == 3
 
 
-def test_links_that_are_elsewhere_are_named(tmp_path: Path) -> None:
+def test_archive_that_no_entry_tells_of_is_found(tmp_path: Path) -> None:
     path = tmp_path / "audit.db"
     written(path, [RECORD] * 3)
     with reading(path) as store:
@@ -485,10 +494,9 @@ def test_links_that_are_elsewhere_are_named(tmp_path: Path) -> None:
         ("INSERT INTO archive VALUES (3, ?, 3, 'old.db', 1)", (head.hash,)),
         "DELETE FROM record",
     )
-    with reading(path) as store:
-        verified = verify(store, pin=Pin(head.hash, 3))
-    assert (verified.first, verified.count, verified.pinned) == (4, 0, 3)
-    assert verified.archives == ("old.db",)
+    said = "nothing in the chain tells of the archive `old.db`"
+    with pytest.raises(InvalidTrail, match=said), reading(path) as store:
+        verify(store, pin=Pin(head.hash, 3))
 
 
 @pytest.mark.parametrize("number", [-9, 0, 1])
@@ -517,6 +525,10 @@ def test_outcome_that_stands_before_its_record_changes_nothing_and_is_found(
     [
         "DROP TRIGGER record_stays",
         "CREATE TRIGGER odd BEFORE INSERT ON record BEGIN SELECT raise(IGNORE); END",
+        "CREATE TRIGGER odd AFTER INSERT ON notes BEGIN DELETE FROM segment; END",
+        "CREATE INDEX odd ON record (timestamp_us)",
+        "CREATE INDEX odd ON word (text) WHERE id <> 1",
+        "CREATE VIEW odd AS SELECT * FROM record",
         "DROP INDEX outcome",
         "CREATE TABLE words AS SELECT * FROM word; DROP TABLE word; ALTER TABLE words RENAME TO word",
     ],
@@ -525,15 +537,18 @@ def test_tables_that_are_not_as_they_were_made_are_found(tmp_path: Path, stateme
     path = tmp_path / "audit.db"
     written(path, [])
     with closing(sqlite3.connect(path)) as connection:
-        connection.execute("CREATE INDEX of_an_operator ON record (timestamp_us)")
         connection.execute("CREATE TABLE notes (id)")
+        connection.execute("CREATE INDEX of_an_operator ON notes (id)")
         connection.execute("ANALYZE")
         connection.commit()
     assert fault(path) is None
     with closing(sqlite3.connect(path)) as connection:
         connection.executescript(statement)
-    with pytest.raises(StoreError, match=r"not as Aegis makes it|no such index"):
-        fault(path)
+    with (
+        pytest.raises(InvalidTrail, match=r"not as Aegis makes it|is not of Aegis"),
+        reading(path) as store,
+    ):
+        verify(store)
 
 
 def test_record_before_the_first_is_found(tmp_path: Path) -> None:
@@ -544,21 +559,148 @@ def test_record_before_the_first_is_found(tmp_path: Path) -> None:
     assert fault(path) == -1
 
 
-def test_policy_that_is_not_the_one_that_was_stored_is_found(tmp_path: Path) -> None:
+TEXT = "rules: []"
+DIGEST = sha256(TEXT.encode()).hexdigest()
+
+
+def with_versions(path: Path) -> None:
+    """A database of three policy versions and two records."""
+    store = Store(path)
+    history = PolicyHistory(store)
+    history.add(DIGEST, "file", 1, TEXT)
+    history.add(DIGEST, "put", 2, TEXT, key_name="ops", note="why")
+    log = AuditLog(store, most_queued=10, timeout_s=30)
+    asyncio.run(log.append([RECORD, RECORD]))
+    history.add(DIGEST, "rollback", 3, TEXT)
+    log.close()
+    store.close()
+
+
+CHANGES_OF_VERSIONS = [
+    "UPDATE policy_version SET source = 'rules: [{name: a}]' WHERE version = 1",
+    "UPDATE policy_version SET source = 'x', sha256 = "
+    f"'{sha256(b'x').hexdigest()}' WHERE version = 1",
+    "UPDATE policy_version SET sha256 = upper(sha256) WHERE version = 1",
+    "UPDATE policy_version SET key_name = 'another' WHERE version = 2",
+    "UPDATE policy_version SET key_name = NULL WHERE version = 2",
+    "UPDATE policy_version SET note = 'another' WHERE version = 2",
+    "UPDATE policy_version SET note = '' WHERE version = 1",
+    "UPDATE policy_version SET origin = 'file' WHERE version = 2",
+    "UPDATE policy_version SET created_us = 5 WHERE version = 3",
+    "UPDATE policy_version SET version = 4 WHERE version = 3",
+    "DELETE FROM policy_version WHERE version = 1",
+    "DELETE FROM policy_version WHERE version = 3",
+    "DELETE FROM policy_version",
+    "INSERT INTO policy_version SELECT 4, sha256, origin, created_us, source, key_name, note"
+    " FROM policy_version WHERE version = 3",
+]
+
+
+@pytest.mark.parametrize("is_archived", [False, True])
+@pytest.mark.parametrize("change", CHANGES_OF_VERSIONS)
+def test_policy_versions_are_those_that_the_chain_tells_of(
+    tmp_path: Path, change: str, is_archived: bool
+) -> None:
     path = tmp_path / "audit.db"
-    written(path, [RECORD])
-    digest = sha256(b"rules: []").hexdigest()
-    forge(
-        path,
-        (
-            "INSERT INTO policy_version VALUES (1, ?, 'file', 1, 'rules: []', NULL, NULL)",
-            (digest,),
-        ),
-    )
+    with_versions(path)
+    if is_archived:
+        store = Store(path)
+        archive(store, 2**62, tmp_path / "old.db")
+        store.close()
+        with reading(tmp_path / "old.db") as store:
+            assert verify(store).is_archive
     assert fault(path) is None
-    forge(path, "UPDATE policy_version SET source = 'rules: [{name: a}]'")
-    with pytest.raises(StoreError, match="policy version 1"):
-        fault(path)
+    forge(path, change)
+    with pytest.raises(InvalidTrail, match="policy version"), reading(path) as store:
+        verify(store)
+
+
+def test_entry_of_a_newer_kind_is_said_to_be_newer_and_its_hash_counts(tmp_path: Path) -> None:
+    path = tmp_path / "audit.db"
+    store = Store(path)
+    log = AuditLog(store, most_queued=10, timeout_s=30)
+    newer = PayloadEntry(7, "approval", {"id": "é", "votes": [1, None]})
+    asyncio.run(log.append([RECORD, newer, RECORD]))
+    log.close()
+    store.end_log()
+    store.close()
+    text = exported(path)
+    with reading(path) as store:
+        assert verify(store).newer == {"approval": 1}
+    assert verify_export(text.splitlines(keepends=True)).newer == {"approval": 1}
+    assert is_whole(text)
+    assert b'["approval",2,7,{"id":"\xc3\xa9","votes":[1,null]}]' in text
+    assert len(rows(path)) == 2
+    for change in ("kind = 'approvals'", "payload = '{}'", "timestamp_us = 8"):
+        forge(path, f"UPDATE record SET {change} WHERE id = 2")
+        assert fault(path) == 2
+
+
+def test_first_record_is_number_1_and_the_first_policy_entry_0(tmp_path: Path) -> None:
+    path = tmp_path / "audit.db"
+    with_versions(path)
+    assert [row["id"] for row in rows(path)] == [2, 3]
+    with reading(path) as store:
+        verified = verify(store)
+        assert (verified.first, verified.last, verified.count) == (0, 4, 5)
+        assert verify(store, pin=Pin(verified.hash, 4)).pinned == 4
+        head = [line.split()[0] for line in exported_entries(store)]
+        assert verify(store, pin=Pin(bytes.fromhex(head[1].decode()), 0)).pinned == 0
+        with pytest.raises(InvalidTrail, match="not the pinned one"):
+            verify(store, pin=Pin(bytes.fromhex(head[2].decode()), 0))
+    assert verify_export(exported(path).splitlines(keepends=True)).count == 5
+    forge(path, "DELETE FROM record WHERE id = 0")
+    assert fault(path) == 1
+
+
+# --- archives ------------------------------------------------------------------------------------
+
+
+def with_archive(folder: Path) -> Path:
+    """A database of which a part is in `old.db`."""
+    path = folder / "audit.db"
+    written(path, [RECORD] * 6)
+    store = Store(path)
+    archive(store, 2, folder / "old.db")
+    store.end_log()
+    store.close()
+    return path
+
+
+def test_archive_that_was_made_anew_is_found_where_it_is_beside_the_database(
+    tmp_path: Path,
+) -> None:
+    path = with_archive(tmp_path)
+    with reading(path) as store:
+        (said,) = verify(store).archives
+    assert (said.file, said.last, said.is_here) == ("old.db", 6, True)
+    (tmp_path / "old.db").unlink()
+    with reading(path) as store:
+        assert [one.is_here for one in verify(store).archives] == [False]
+    written(tmp_path / "old.db", [replace(RECORD, action_target="another")] * 6)
+    assert fault(tmp_path / "old.db") is None
+    match = f"`old.db` ends with entry 6 and the hash .* not with entry 6 and {said.hash.hex()}"
+    with pytest.raises(InvalidTrail, match=match), reading(path) as store:
+        verify(store)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "UPDATE archive SET file = 'another.db'",
+        "UPDATE archive SET hash = randomblob(32)",
+        "UPDATE archive SET records = 5",
+        "UPDATE archive SET archived_us = 5",
+        "INSERT INTO archive VALUES (3, zeroblob(32), 3, 'o', 1)",
+        "INSERT INTO archive SELECT 7, hash, 1, 'o', 1 FROM record WHERE id = 7;",
+        "DELETE FROM archive",
+    ],
+)
+def test_archives_are_those_that_the_chain_tells_of(tmp_path: Path, change: str) -> None:
+    path = with_archive(tmp_path)
+    forge(path, change)
+    with pytest.raises(InvalidTrail), reading(path) as store:
+        verify(store)
 
 
 # --- the chain as text ---------------------------------------------------------------------------
@@ -665,11 +807,14 @@ def test_archives_and_the_rest_verify_and_hold_the_chain_together(
         for file in (*made, path):
             assert fault(file) is None
             with reading(file) as store:
-                head = next(iter(exported_links(store))).split()
+                head = next(iter(exported_entries(store))).split()
                 assert head[3].decode() == previous.hex()
                 previous = verify(store).hash
     links = [line for part in parts for line in part[1:] if line]
-    assert links == whole[:-1]
+    made_here = [line for line in links if b' ["archive",' in line]
+    assert [line for line in links if line not in made_here] == whole[:-1]
+    assert links[len(whole) - 1 :] == made_here
+    assert len(made_here) == len(made)
     for part in done:
         # No action is torn from its outcome, and what had not ended stays.
         for number, link in enumerate(trail, 1):

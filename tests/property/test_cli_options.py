@@ -10,8 +10,8 @@ import click
 import pytest
 from click.testing import CliRunner, Result
 
+from aegis.audit import AuditRecord, ResultStatus
 from aegis.audit.chain import ChainEnd
-from aegis.audit.records import AuditRecord, ResultStatus
 from aegis.cli import main
 from aegis.store import Store
 from aegis_core import Approval, RiskLevel

@@ -262,7 +262,7 @@ def test_pages_by_seq_are_the_whole(trail: Written, wanted: AuditFilter, size: i
 
 def test_counts_are_those_of_all_records(trail: Written) -> None:
     stats = trail.reader.read_stats()
-    assert (stats["records"], stats["links"]) == (len(trail.known), LINKS)
+    assert (stats["records"], stats["entries"]) == (len(trail.known), LINKS)
     for status in ResultStatus:
         count = sum(one.status is status for one in trail.known)
         assert stats["result_statuses"].get(status.value, 0) == count

@@ -23,12 +23,11 @@ from aegis.audit import (
     Committed,
     Operation,
     ResultStatus,
-    now_us,
-    timestamp_text,
 )
 from aegis.audit.reading import LARGEST_PAGE_BYTES, MOST_ROWS_A_PAGE
 from aegis.errors import AuditUnavailable, StoreError
 from aegis.store import Store
+from aegis.timestamps import now_us, timestamp_text
 from aegis_core import Approval, RiskLevel
 
 PATIENCE_S = 10.0
@@ -116,7 +115,8 @@ HASH_OF_WHOLE = sha256(
     bytes(32)
     + b'["record",1,1769882400123456,"evaluate","s\\u0000\xc3\xa9","write","\xf0\x9f\x98\x80",'
     b'"{\\"a\\": 1}","d","CRITICAL","approve","<default>","auto-approved","interrupted","[1]","e",'
-    b'"a","p","c",-9223372036854775808,7,"crm-bot",3]'
+    b'"a","p","c",-9223372036854775808,7,"crm-bot",3,'
+    b'"toolu_1","r","4bf92f3577b34da6a3ce929d0e0e4736"]'
 ).hexdigest()
 """As docs/audit-format.md says."""
 
@@ -144,6 +144,9 @@ def test_record_is_found_as_it_was_appended() -> None:
         key_name="crm-bot",
         operation=Operation.EVALUATE,
         worker=3,
+        call_id="toolu_1",
+        request_id="r",
+        trace_id="4bf92f3577b34da6a3ce929d0e0e4736",
     )
 
     async def scenario(log: Log) -> list[dict[str, Any]]:
@@ -174,6 +177,9 @@ def test_record_is_found_as_it_was_appended() -> None:
             "key_name": "crm-bot",
             "operation": "evaluate",
             "worker": 3,
+            "call_id": "toolu_1",
+            "request_id": "r",
+            "trace_id": "4bf92f3577b34da6a3ce929d0e0e4736",
             "ended": None,
             "seq": 1,
             "hash": HASH_OF_WHOLE,

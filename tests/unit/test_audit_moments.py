@@ -23,16 +23,16 @@ from aegis.audit import (
     Committed,
     Outcome,
     ResultStatus,
-    now_us,
     reading,
 )
 from aegis.audit.archive import archive
 from aegis.audit.chain import ChainEnd
 from aegis.audit.postings import SEGMENT, sealed_to
 from aegis.audit.requests import KEPT_S
-from aegis.audit.verify import Pin, exported_links, verify
+from aegis.audit.verify import Pin, exported_entries, verify
 from aegis.errors import AuditUnavailable, InvalidTrail, StoreError
 from aegis.store import Connection, Store
+from aegis.timestamps import now_us
 from tests.unit.test_audit import Log, found, opened, record, targets, until
 
 CLAIM = Claim("caller", "key", sha256(b"body").digest())
@@ -244,7 +244,9 @@ def test_records_that_a_key_may_ask_for_are_not_archived(tmp_path: Path) -> None
             connection.execute(
                 "UPDATE request SET created_us = created_us - ?", (KEPT_S * 1_000_000,)
             )
-        assert archive(store, now_us(), tmp_path / "new.db").last == 5
+        assert (
+            archive(store, now_us(), tmp_path / "new.db").last == 6
+        )  # with the entry of the first
         assert asyncio.run(targets(log)) == []
 
 
@@ -262,7 +264,7 @@ def test_pin_that_nothing_leads_to_from_the_first_link_to_look_at_is_refused(
         pinned = bytes.fromhex(head["hash"])
         pin = Pin(pinned, head["id"] if knows_number else None)
         assert verify(store, pin=pin, since=4).pinned == 3
-        with pytest.raises(StoreError, match="link 3 is before link 5"):
+        with pytest.raises(StoreError, match="entry 3 is before entry 5"):
             verify(store, pin=pin, since=5)
         wrong = replace(pin, hash=sha256(pinned).digest())
         with pytest.raises(InvalidTrail) as refused:
@@ -277,7 +279,7 @@ def test_pin_that_was_archived_is_not_called_missing(tmp_path: Path) -> None:
         asyncio.run(log.append([record(n) for n in range(5)]))
         archive(store, now_us(), tmp_path / "old.db")
         pin = Pin(bytes.fromhex(head["hash"]), head["id"])
-        with pytest.raises(StoreError, match=r"link 3 was archived; verify `old\.db` with it"):
+        with pytest.raises(StoreError, match=r"entry 3 was archived; verify `old\.db` with it"):
             verify(store, pin=pin)
         old = Store(tmp_path / "old.db", read_only=True)
         assert verify(old, pin=pin).pinned == 3
@@ -292,4 +294,4 @@ def test_verification_and_export_take_large_records_a_few_at_a_time(tmp_path: Pa
         assert verify(store, tick=seen.append).count == 12
         assert len(seen) > 2
         assert seen[-1] == 12
-        assert sum(1 for _ in exported_links(store)) == 13
+        assert sum(1 for _ in exported_entries(store)) == 13
