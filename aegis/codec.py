@@ -5,46 +5,50 @@ Decisions are written by the engine itself, which has each rule's fragment ready
 
 from __future__ import annotations
 
-import re
+import sys
 from collections.abc import Collection, Mapping
+from dataclasses import fields, is_dataclass
+from enum import Enum
 from typing import Annotated, Any
 
 import msgspec
 import orjson
 
 from aegis.errors import InvalidBody, named, shown
-from aegis_core import Action, Decision, brackets_in, brackets_in_object
+from aegis_core import Action, Decision, brackets_in, brackets_in_object, may_exceed_64_bits
 
 __all__ = [
+    "DEEPEST_FOREIGN",
     "PLAIN_BATCH",
+    "UNWRITABLE",
     "Question",
     "action",
     "batch",
     "decision",
     "dumps",
     "dumps_foreign",
+    "encodable",
+    "exact",
+    "is_deeper",
     "loads",
     "loads_own",
     "plain_batch",
     "plain_params",
     "question",
-    "redacted_json",
-    "redacted_json_text",
+    "written",
 ]
 
 Question = tuple[str, str, str, dict[str, Any] | None]
 """What is needed to decide: action type, target, agent, params."""
 
 _TEXTS = ("description", "agent_id", "session_id", "parent_agent_id", "chain_id")
-_SECRET_WORDS = (
-    "password|passwd|pwd|secret|token|api_key|api-key|authorization|cookie|credential"
-    "|private_key|access_key"
-)
-_SECRET = re.compile(_SECRET_WORDS, re.IGNORECASE)
-_IN_SECRETS = (b"pass", b"pwd", b"secret", b"token", b"key", b"auth", b"cookie", b"credential")
-"""Each of those words has one of these in it, which are quicker to look for."""
-_REDACTED = "[REDACTED]"
 _INT64 = range(-(2**63), 2**63)
+
+
+UNWRITABLE = "[UNWRITABLE]"
+"""Stands for the parts of a value that JSON has no form for, and that have no text either."""
+DEEPEST_FOREIGN = 200
+"""Values of others that are nested deeper could not be written again."""
 
 
 def dumps(value: object) -> bytes:
@@ -53,62 +57,202 @@ def dumps(value: object) -> bytes:
     Raises:
         TypeError: It holds something that JSON has not.
     """
-    return orjson.dumps(value)
+    try:
+        return orjson.dumps(value)
+    except TypeError:
+        return orjson.dumps(_with_integers(value))
 
 
-def dumps_foreign(value: object) -> bytes | None:
-    """A value that others made, as JSON; None: it cannot be written.
+def written(text: str | bytes) -> object:
+    """What `dumps` writes as this JSON."""
+    return orjson.Fragment(text)
 
-    Collections that JSON has not become the ones that it has, other values their text.
+
+def _with_integers(value: object) -> object:
+    """A value whose integers of over 64 bits are written already."""
+    if isinstance(value, dict):
+        return {key: _with_integers(member) for key, member in value.items()}
+    if isinstance(value, list | tuple):
+        return [_with_integers(member) for member in value]
+    return _integer(value) if type(value) is int else value
+
+
+def _integer(value: int) -> object:
+    try:
+        return written(str(value))
+    except ValueError:  # Python writes integers of some thousand digits only
+        return UNWRITABLE
+
+
+def dumps_foreign(value: object) -> bytes:
+    """A value that others made, as JSON.
+
+    Collections that JSON has not become the ones that it has, other values their text. Only the
+    parts that cannot be written are replaced.
     """
     try:
         return orjson.dumps(value, default=_plain, option=orjson.OPT_NON_STR_KEYS)
     except (TypeError, ValueError, RecursionError):
-        return None
+        pass
+    try:
+        return orjson.dumps(_writable(value, ()))
+    except Exception:  # noqa: BLE001 - foreign code, and values that change meanwhile
+        return orjson.dumps(UNWRITABLE)
 
 
-def _plain(value: Any) -> object:
-    # As an object, so that secrets in it are found by their names.
+def encodable(text: str) -> str:
+    """Text that can be stored: halves of surrogate pairs are written as escapes.
+
+    The name of a file that is no Unicode has some, and stays different from other names.
+    """
+    return str.encode(text, "utf-8", "backslashreplace").decode()
+
+
+def _writable(value: Any, around: tuple[int, ...]) -> object:
+    """A value of what `orjson` can write only.
+
+    Args:
+        value: Anything.
+        around: What it stands in, by `id`.
+    """
+    if isinstance(value, Enum):
+        return _writable(value.value, around)
+    if isinstance(value, str):
+        return encodable(value)
+    if isinstance(value, int):
+        return value if isinstance(value, bool) else _integer(int(value))
+    parts = _parts(value)
+    if parts is None:
+        return _leaf(value)
+    if id(value) in around or len(around) == DEEPEST_FOREIGN:
+        return UNWRITABLE
+    inside = (*around, id(value))
+    if isinstance(parts, dict):
+        return {_key(key): _writable(member, inside) for key, member in parts.items()}
+    return [_writable(member, inside) for member in parts]
+
+
+def _parts(value: Any) -> dict[Any, Any] | list[Any] | None:
+    """What a collection holds; None: it is none."""
+    if is_dataclass(value) and not isinstance(value, type):
+        names = [field.name for field in fields(value) if not field.name.startswith("_")]
+        return {name: getattr(value, name) for name in names}
     if isinstance(value, Mapping):
         return dict(value)
     if isinstance(value, tuple) and hasattr(value, "_asdict"):
-        return value._asdict()
+        return dict(value._asdict())
     if isinstance(value, Collection) and not isinstance(
         value, str | bytes | bytearray | memoryview
     ):
         return list(value)
-    return str(value)
+    return None
 
 
-def loads(body: bytes, deepest: int) -> Any:
+def _leaf(value: object) -> object:
+    try:
+        return written(orjson.dumps(value))
+    except TypeError:
+        return _text(value)
+
+
+def _key(key: object) -> str:
+    if not isinstance(key, str):
+        try:
+            (key,) = orjson.loads(orjson.dumps({key: None}, option=orjson.OPT_NON_STR_KEYS))
+        except TypeError:
+            return _text(key)
+    return encodable(str(key))
+
+
+def _text(value: object) -> str:
+    try:
+        return encodable(str(value))
+    except BaseException:  # noqa: BLE001 - foreign code
+        return UNWRITABLE
+
+
+def _plain(value: Any) -> object:
+    # As an object, so that secrets in it are found by their names.
+    parts = _parts(value)
+    return str(value) if parts is None else parts
+
+
+def loads(body: bytes, deepest: int, *, is_exact: bool = True) -> Any:
     """A body's value.
 
     Args:
         body: JSON in UTF-8.
         deepest: How many objects and lists may stand inside each other.
+        is_exact: False: integers of over 64 bits may become floats, which is quicker; `exact`
+            mends that.
 
     Raises:
         InvalidBody: It is no JSON (code `invalid_json`), or nested too deeply.
     """
     try:
-        value = orjson.loads(body)
-    except orjson.JSONDecodeError as error:
+        if is_exact and may_exceed_64_bits(body):
+            value = _parsed_exactly(body)
+        else:
+            value = orjson.loads(body)
+    except ValueError as error:
+        if not is_exact:  # an integer may be too large for a float
+            return loads(body, deepest)
         if not body.strip():
             raise InvalidBody("the body is empty; send JSON", "invalid_json") from None
+        if "number is infinity" in str(error):
+            error = _TooLarge()
         raise InvalidBody(f"the body is not JSON: {error}", "invalid_json") from None
     # Nothing can be nested deeper than it opens brackets, and counting those is quick.
     if (
         len(body) > 2 * deepest
         and body.count(b"{") + body.count(b"[") > deepest
-        and _is_deeper(value, deepest)
+        and is_deeper(value, deepest)
     ):
         raise InvalidBody(f"the body is nested deeper than {deepest} levels")
     return value
 
 
+def exact(value: Any, body: bytes) -> Any:
+    """What `loads` gave of a body, with integers of over 64 bits that are exact."""
+    return _parsed_exactly(body) if may_exceed_64_bits(body) else value
+
+
 def loads_own(text: str | bytes) -> Any:
     """The value of JSON that was written here."""
-    return orjson.loads(text)
+    if isinstance(text, str):
+        text = text.encode()
+    return _parsed_exactly(text) if may_exceed_64_bits(text) else orjson.loads(text)
+
+
+class _TooLarge(ValueError):
+    """A number that would not be what was sent."""
+
+    def __str__(self) -> str:
+        digits = sys.get_int_max_str_digits()
+        return (
+            f"it has a number that is too large; integers have at most {digits} digits,"
+            " other numbers are below 1.8e308"
+        )
+
+
+# orjson makes floats of integers of over 64 bits.
+_decoded = msgspec.json.Decoder().decode
+
+
+def _parsed_exactly(text: bytes) -> Any:
+    """The value of some JSON, its integers exact whatever their size.
+
+    Raises:
+        ValueError: It is no JSON.
+    """
+    try:
+        text.decode()  # which msgspec does not look at
+        return _decoded(text)
+    except msgspec.ValidationError:  # it is JSON
+        raise _TooLarge from None
+    except (UnicodeDecodeError, msgspec.DecodeError, RecursionError) as error:
+        orjson.loads(text)  # has the better words
+        raise ValueError(str(error)) from None
 
 
 PLAIN_BATCH = b'{"actions"'
@@ -172,7 +316,7 @@ def plain_batch(
 
 def plain_params(params: msgspec.Raw) -> Any:
     """The params of a plain action."""
-    return orjson.loads(memoryview(params))
+    return _decoded(params)
 
 
 def _is_utf8(body: bytes) -> bool:
@@ -183,7 +327,8 @@ def _is_utf8(body: bytes) -> bool:
     return True
 
 
-def _is_deeper(value: object, deepest: int) -> bool:
+def is_deeper(value: object, deepest: int) -> bool:
+    """Whether more objects and lists stand inside each other in a JSON value."""
     level = [value]
     for _ in range(deepest):
         level = [
@@ -228,6 +373,7 @@ def question(item: Any, index: int | None = None) -> Question:
     action_type = get("action_type")
     if action_type is None:
         action_type = get("type")
+        _refuse_tool_call(item, index)
     if type(action_type) is not str or not action_type:
         raise _wrong(index, "action_type", _wrong_type(action_type))
     target = get("target", "")
@@ -257,6 +403,41 @@ def action(item: Any, index: int | None = None) -> Action:
     )
 
 
+_TOOL_CALLS = {
+    "tool_use": ("input",),
+    "server_tool_use": ("input",),
+    "mcp_tool_use": ("input",),
+    "custom_tool_call": ("input",),
+    "function_call": ("arguments",),
+    "mcp_call": ("arguments",),
+    "tool_call": ("args", "arguments"),
+}
+"""What models call a tool call, and the member that has its arguments beside `name`."""
+
+
+def _refuse_tool_call(item: dict[str, Any], index: int | None) -> None:
+    """Refuse a tool call as a model gives it: its `type` says nothing of what it does.
+
+    SOURCE: the messages of OpenAI (chat completions, responses), Anthropic and LangChain.
+    """
+    kind, function = item.get("type"), item.get("function")
+    if kind == "function" and type(function) is dict and "name" in function:
+        name, arguments = "function.name", "function.arguments"
+    elif type(kind) is str and kind in _TOOL_CALLS and "name" in item:
+        found = [member for member in _TOOL_CALLS[kind] if member in item]
+        if not found:
+            return
+        name, arguments = "name", found[0]
+    else:
+        return
+    raise _wrong(
+        index,
+        "type",
+        f"{shown(kind)} is a model's tool call; send its `{name}` as `action_type`, and its"
+        f" `{arguments}` as the object `params`",
+    )
+
+
 def _check_others(item: dict[str, Any], index: int | None) -> None:
     for name in _TEXTS:
         text = item.get(name)
@@ -270,7 +451,7 @@ def _check_others(item: dict[str, Any], index: int | None) -> None:
 def _depth(value: Any, index: int | None) -> int:
     # 3.0 is an integer too: JSON has but one kind of number.
     if isinstance(value, float) and value.is_integer():
-        # The parser makes a float of an integer that is too large: which one was sent is unknown.
+        # From there on not every integer is a float: which one was sent is unknown.
         if abs(value) >= 2**53:
             raise _wrong(index, "chain_depth", "does not fit into 64 bits")
         value = int(value)
@@ -307,45 +488,3 @@ def decision(action: Action, decided: Decision) -> bytes:
     if decided.error is not None:
         answer["error"] = decided.error
     return orjson.dumps(answer)
-
-
-def redacted_json(text: bytes) -> bytes:
-    """JSON without the values of keys that are named like secrets, at any depth.
-
-    Args:
-        text: JSON as `dumps` writes it: it escapes no letter, so a secret's name shows in it.
-    """
-    if not _may_name_secrets(text):
-        return text
-    return orjson.dumps(_redacted(orjson.loads(text)))
-
-
-def _may_name_secrets(text: bytes) -> bool:
-    if text.isascii():  # else there are letters that only the regular expression takes for others
-        small = text.lower()
-        for part in _IN_SECRETS:
-            if part in small:
-                break
-        else:
-            return False
-    return _SECRET.search(text.decode()) is not None
-
-
-def redacted_json_text(text: str) -> str:
-    """JSON that others wrote, as `redacted_json` gives it; what is no JSON becomes one of its strings."""
-    try:
-        value = orjson.loads(text)
-    except orjson.JSONDecodeError:
-        value = text
-    return orjson.dumps(_redacted(value)).decode()
-
-
-def _redacted(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {
-            key: _REDACTED if _SECRET.search(key) else _redacted(member)
-            for key, member in value.items()
-        }
-    if isinstance(value, list):
-        return [_redacted(member) for member in value]
-    return value

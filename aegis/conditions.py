@@ -28,7 +28,7 @@ __all__ = ["CONDITIONS", "compile_conditions", "compiler", "json_equal", "needs"
 LONGEST_MATCHED_BYTES = 64 * 1024
 """The longest text that `param_matches` judges: keeps the time of a decision bounded."""
 
-_EXACT = 2**53  # from here on, not every integer is a float: which one was sent is unknown
+_EXACT = 2**53  # below, every integer is a float too
 
 _TIME = re.compile(r"([01]?\d|2[0-3]):([0-5]\d)")
 _NO_MAPPING = "must be a mapping from parameter to value, as in `{count: 100}`"
@@ -430,8 +430,6 @@ def _matches(searches: Searches, parameter: str, wanted: object) -> _Test:
     def test(value: object, work: Work) -> bool | str:
         text = value if isinstance(value, str) else _written(value)
         if text is None:
-            if isinstance(value, float):
-                return "a number of over 53 bits may not be what was sent"
             return f"{named(value)} cannot be searched"
         size = len(text) if text.isascii() else len(text.encode())
         if size > LONGEST_MATCHED_BYTES:
@@ -443,8 +441,6 @@ def _matches(searches: Searches, parameter: str, wanted: object) -> _Test:
 
 def _written(value: object) -> str | None:
     """A value that is no text as JSON has it; None: it is not searched."""
-    if isinstance(value, float) and value.is_integer() and abs(value) >= _EXACT:
-        return None
     return json.dumps(value) if isinstance(value, bool | int | float) else None
 
 

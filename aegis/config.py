@@ -13,6 +13,8 @@ from aegis.errors import ConfigError, shown
 from aegis_core import DEFAULT_BUDGET
 
 __all__ = [
+    "LARGEST_BODY_BYTES",
+    "RESULT_BYTES",
     "AuditDecisions",
     "Durability",
     "Settings",
@@ -22,8 +24,12 @@ __all__ = [
     "host_of",
     "is_loopback",
     "keys_from",
+    "names_in",
 ]
 
+LARGEST_BODY_BYTES = 128 * 1024 * 1024
+RESULT_BYTES = range(256, 64 * 1024 * 1024 + 1)
+"""What the limits may be: SQLite must hold a record, and write all of it in its canonical form."""
 _HOST = re.compile(
     r"(\[[0-9a-f:.]+\]|(?:[a-z0-9._~!$&'()*+,;=-]|%[0-9a-f]{2})+)(?::([0-9]*))?",
     re.ASCII | re.IGNORECASE,
@@ -65,6 +71,7 @@ class Settings:
         largest_batch: Actions in one request.
         deepest_nesting: Of a request's JSON.
         condition_budget: Units of work that the conditions of one request may take.
+        largest_result_bytes: Of the data of an executor's result, as JSON.
         body_timeout_s: For a body to arrive.
         keep_alive_s: For a connection without a request; also for a request's head to arrive.
         execute_timeout_s: For an executor to run one action.
@@ -77,6 +84,8 @@ class Settings:
         audit_durability: What an acknowledged record survives.
         audit_decisions: Which answers of `evaluate` have a record.
         signing_key_file: Signs the head of the audit; None: it is not signed.
+        redact: Further names of secrets, whose values are not recorded.
+        redact_except: Names that are none.
     """
 
     audit_db: str = "aegis_audit.db"
@@ -90,6 +99,7 @@ class Settings:
     largest_batch: int = 10_000
     deepest_nesting: int = 64
     condition_budget: int = DEFAULT_BUDGET
+    largest_result_bytes: int = 1024 * 1024
     body_timeout_s: float = 10.0
     keep_alive_s: float = 65.0
     execute_timeout_s: float = 30.0
@@ -102,6 +112,8 @@ class Settings:
     audit_durability: Durability = Durability.COMMIT
     audit_decisions: AuditDecisions = AuditDecisions.NONE
     signing_key_file: str | None = None
+    redact: frozenset[str] = frozenset()
+    redact_except: frozenset[str] = frozenset()
 
     @property
     def is_keyless(self) -> bool:
@@ -124,6 +136,11 @@ def keys_from(
         checked_key(environment.get(name), name) for name in ("AEGIS_API_KEY", "AEGIS_ADMIN_KEY")
     )
     return api_key, admin_key, keys_file and keys_file.strip()
+
+
+def names_in(text: str) -> list[str]:
+    """The names of a list that is written with commas or blanks."""
+    return text.replace(",", " ").split()
 
 
 def checked_key(key: str | None, name: str) -> str | None:

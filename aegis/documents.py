@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import sys
 from dataclasses import dataclass, field, replace
 from datetime import date
 from typing import Any, NoReturn
@@ -17,15 +18,22 @@ import yaml
 
 from aegis.errors import PolicyError, Problem, Problems, named, shown
 
-__all__ = ["Document", "Lines", "LookAlikes", "is_encodable", "is_number_of_json", "read_document"]
+__all__ = [
+    "HALF_A_PAIR",
+    "NO_NUMBER",
+    "Document",
+    "Lines",
+    "LookAlikes",
+    "is_encodable",
+    "is_number_of_json",
+    "read_document",
+]
 
 MOST_EXPANDED_NODES = 100_000
 """How many nodes aliases may add to those that are written."""
 DEEPEST_NESTING = 64
-_INTEGERS = range(-(2**63), 2**64)
-_MOST_DIGITS = 20
 HALF_A_PAIR = "holds half of a surrogate pair, which is no character"
-_NO_NUMBER = "is not a number that JSON has, of 64 bits at most"
+NO_NUMBER = f"is not a number that JSON has, of at most {sys.get_int_max_str_digits()} digits"
 
 Lines = dict[int, dict[Any, int]]
 """Of each mapping and list, by its `id`: the line of each key or index; of itself, under None."""
@@ -74,7 +82,13 @@ def is_number_of_json(value: object) -> bool:
     """Whether a value is a number that can be written as JSON and read again as it was."""
     if isinstance(value, float):
         return math.isfinite(value)
-    return isinstance(value, int) and value in _INTEGERS
+    if not isinstance(value, int):
+        return False
+    try:
+        str(value)
+    except ValueError:  # Python writes and reads integers of some thousand digits only
+        return False
+    return True
 
 
 def is_encodable(text: str) -> bool:
@@ -177,7 +191,6 @@ def _read_line(source: str) -> Document | None:
         value = json.loads(
             source,
             object_pairs_hook=_members,
-            parse_int=_integer,
             parse_float=_float,
             parse_constant=_refuse,
         )
@@ -191,13 +204,6 @@ def _members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(members) != len(pairs):  # a key stands twice
         raise _Doubtful
     return members
-
-
-def _integer(text: str) -> int:
-    value = int(text) if len(text) <= _MOST_DIGITS else _INTEGERS.stop
-    if value not in _INTEGERS:
-        raise _Doubtful
-    return value
 
 
 def _float(text: str) -> float:
@@ -298,7 +304,7 @@ class _JsonReader(_Reader):
             return ""
         if is_number_of_json(value) or not isinstance(value, int | float):
             return value
-        self._add_problem(f"{shown(token)} {_NO_NUMBER}", line)
+        self._add_problem(f"{shown(token)} {NO_NUMBER}", line)
         return 0
 
 
@@ -524,11 +530,12 @@ class _YamlReader(_Reader):
         if value is not None and not isinstance(value, str | bool | int | float):
             self._problem(f"{shown(text)} is not text; put it in quotes", event)
             return text
+        value = self._number(value, event)
         if (said := _look_alike(text, value)) is not None:
             self._note_look_alike(said)
             if event.anchor is not None:
                 self.look_alike_anchors[event.anchor] = said
-        return self._number(value, event)
+        return value
 
     def _note_look_alike(self, said: str) -> None:
         if self.open:
@@ -537,7 +544,7 @@ class _YamlReader(_Reader):
     def _number(self, value: Any, event: Any) -> Any:
         if is_number_of_json(value) or not isinstance(value, int | float):
             return value
-        self._problem(f"{shown(event.value)} {_NO_NUMBER}", event)
+        self._problem(f"{shown(event.value)} {NO_NUMBER}", event)
         return 0
 
 

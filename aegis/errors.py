@@ -326,7 +326,11 @@ def _json(value: object) -> str:
     try:
         return json.dumps(value, ensure_ascii=False)
     except (TypeError, ValueError, RecursionError):
+        pass
+    try:
         return repr(value)
+    except ValueError:  # Python writes integers of some thousand digits only
+        return f"an integer of {value.bit_length()} bits" if isinstance(value, int) else "…"
 
 
 def named(value: object) -> str:

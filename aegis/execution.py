@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import logging
+import traceback
 from abc import ABC, abstractmethod
 from collections.abc import Coroutine
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from aegis.audit import (
@@ -23,14 +25,19 @@ from aegis.audit import (
     Outcome,
     ResultStatus,
 )
-from aegis.codec import dumps, dumps_foreign, loads_own, redacted_json
+from aegis.codec import dumps, dumps_foreign, encodable, loads_own, written
 from aegis.decisions import Decider, Snapshot, in_pieces
 from aegis.errors import AuditUnavailable, Conflict, OutcomeUnknown, named, shown
+from aegis.redaction import Redaction
 from aegis.timestamps import now_us
 from aegis_core import Action, Approval, Decision
 
 __all__ = ["Enforcer", "Executor", "NoOpExecutor", "Result"]
 
+_log = logging.getLogger("aegis.executor")
+
+LONGEST_ERROR = 16 * 1024
+"""Of a result, in characters; longer ones are cut."""
 _LAST_RECORDS_S = 2.0
 """For the records of what was interrupted when the server stops."""
 
@@ -125,6 +132,8 @@ class Enforcer:
         decider: Decides about them.
         session_id: Of actions that name none.
         timeout_s: How long one action may take.
+        largest_data_bytes: How much data a result may have, as JSON.
+        redaction: Which values are not stored.
     """
 
     def __init__(
@@ -136,6 +145,8 @@ class Enforcer:
         decider: Decider,
         session_id: str,
         timeout_s: float,
+        largest_data_bytes: int,
+        redaction: Redaction,
     ) -> None:
         self._audit = audit
         self._reader = reader
@@ -143,6 +154,8 @@ class Enforcer:
         self._decider = decider
         self._session_id = session_id
         self._timeout_s = timeout_s
+        self._largest_data_bytes = largest_data_bytes
+        self._redaction = redaction
         self._has_effects = type(executor) is not NoOpExecutor
         self._requests: set[asyncio.Task[list[Result]]] = set()
         self._running: set[asyncio.Task[Result]] = set()
@@ -274,7 +287,6 @@ class Enforcer:
                 else:
                     result = Result(action, ResultStatus.STARTED)
                 is_begun = result.status is ResultStatus.STARTED
-                # As it was asked: an executor may change what it is given.
                 record = self._record(action, decision, result, asked)
                 done = await self._append(
                     [record], claim=claim, request=request, is_last=is_last and not is_begun
@@ -283,7 +295,9 @@ class Enforcer:
                 if is_begun:
                     executed += 1
                     result = await self._execute(action)
-                    outcome = _outcome(done.first, result)
+                    outcome = Outcome(
+                        now_us(), done.first, result.status, self._data_json(result), result.error
+                    )
                     await self._audit.append(
                         [outcome], request=request, is_last=is_last, must_stay=True
                     )
@@ -337,27 +351,70 @@ class Enforcer:
         said = "was interrupted"
         if not (self._is_stopping or task.cancelled()):
             said = f"did not end within {self._timeout_s:g} s"
+            _log.warning("%s %s; it is told to end", shown(action.type), said)
         # It is told to end, but not waited for: it may not listen.
         task.cancel()
         said = f"{said}; whether it took effect is unknown"
         return Result(action, ResultStatus.INTERRUPTED, error=said)
 
     async def _guarded(self, action: Action) -> Result:
+        # A copy: an executor may change what it is given, but not what the answer is about.
+        given = replace(action, params=dict(action.params))
         try:
-            given = await _awaited(self._executor.execute(action))
-            result = _checked(action, given)
+            result = self._checked(action, await _awaited(self._executor.execute(given)))
             verify = getattr(self._executor, "verify", None)
             if result.ok and verify is not None:
-                given = Result(action, result.status, given.data, result.error)
-                if not await _awaited(verify(action, given)):
+                seen = replace(result, action=given, data=loads_own(dumps(result.data)))
+                if not await _awaited(verify(given, seen)):
                     said = "the executor could not verify its effect"
+                    _log.warning("%s: %s", shown(action.type), said)
                     return Result(action, ResultStatus.FAILED, result.data, said)
         except asyncio.CancelledError:
             raise
         except BaseException as error:  # noqa: BLE001 - foreign code
             # Whatever it raises must end in a record, and must not end the server.
-            return Result(action, ResultStatus.FAILED, error=_said(error))
+            self._tell(action, error)
+            return Result(action, ResultStatus.FAILED, error=self._error(action, _said(error)))
         return result
+
+    def _checked(self, action: Action, outcome: object) -> Result:
+        """What an executor returned, as a result of the very action that it was given.
+
+        Its data are those of this moment, as JSON has them: what is answered is what is recorded,
+        whatever becomes of the objects that they were made of.
+        """
+        if not isinstance(outcome, Result):
+            said = f"the executor returned {named(outcome)}, not a Result; what it did is unknown"
+            _log.error("%s: %s", shown(action.type), said)
+            return Result(action, ResultStatus.FAILED, error=said)
+        try:
+            status = ResultStatus(outcome.status)
+        except ValueError:
+            said = f"the executor returned the unknown status {shown(outcome.status)}"
+            _log.error("%s: %s", shown(action.type), said)
+            return Result(action, ResultStatus.FAILED, error=said)
+        error = None if outcome.error is None else self._error(action, str(outcome.error))
+        data = dumps_foreign(outcome.data)
+        if len(data) > self._largest_data_bytes:
+            largest = self._largest_data_bytes
+            data = dumps({"omitted": "too large", "bytes": len(data), "max_bytes": largest})
+        return Result(action, status, None if data == b"null" else written(data), error)
+
+    def _tell(self, action: Action, error: BaseException) -> None:
+        """Write to the log what an executor raised, and where."""
+        try:
+            text = "".join(traceback.format_exception(error))
+        except BaseException:  # noqa: BLE001 - foreign code
+            text = _said(error)
+        text = self._redaction.hide(encodable(text).rstrip(), action.params)
+        _log.error("the executor failed on %s:\n%s", shown(action.type), text[-LONGEST_ERROR:])
+
+    def _error(self, action: Action, text: str) -> str:
+        """Words of an executor that can be stored: not endless, and without the action's secrets."""
+        text = self._redaction.hide(encodable(text), action.params)
+        if len(text) <= LONGEST_ERROR:
+            return text
+        return f"{text[:LONGEST_ERROR]}… ({len(text) - LONGEST_ERROR} characters were left out)"
 
     def _record(
         self, action: Action, decision: Decision, result: Result, asked: _Asked
@@ -369,14 +426,14 @@ class Enforcer:
             action.session_id or self._session_id,
             action.type,
             action.target,
-            _params_json(action) if action.params else "{}",
+            self._params_json(action) if action.params else "{}",
             action.description or None,
             decision.risk_level,
             approval,
             decision.matched_rule,
             AUTO_APPROVED if is_approved else None,
             status,
-            _NOTHING_DONE_JSON if result.data is _NOTHING_DONE else _data_json(result),
+            _NOTHING_DONE_JSON if result.data is _NOTHING_DONE else self._data_json(result),
             result.error,
             action.agent_id or None,
             action.parent_agent_id or None,
@@ -388,20 +445,20 @@ class Enforcer:
             self._audit.worker if status is _STARTED else None,
         )
 
+    def _params_json(self, action: Action) -> str:
+        """An action's parameters as they are recorded."""
+        return self._redaction.json(dumps_foreign(dict(action.params))).decode()
+
+    def _data_json(self, result: Result) -> str | None:
+        """A result's data as they are recorded."""
+        if result.data is None:
+            return None
+        return self._redaction.json(dumps(result.data)).decode()
+
 
 # A member of an enumeration is looked up each time that it is named.
 _APPROVE, _EXECUTE = Approval.APPROVE, Operation.EXECUTE
 _STARTED, _SUCCESS = ResultStatus.STARTED, ResultStatus.SUCCESS
-
-
-def _outcome(record: int, result: Result) -> Outcome:
-    return Outcome(now_us(), record, result.status, _data_json(result), result.error)
-
-
-def _data_json(result: Result) -> str | None:
-    if result.data is None:
-        return None
-    return redacted_json(dumps_foreign(result.data) or b"null").decode()
 
 
 def _from_record(record: dict[str, Any]) -> Result:
@@ -410,7 +467,7 @@ def _from_record(record: dict[str, Any]) -> Result:
     return Result(
         Action(record["action_type"], record["action_target"]),
         ResultStatus(record["result_status"]),
-        None if data is None else loads_own(data),
+        None if data is None else written(data),
         record["result_error"],
     )
 
@@ -427,14 +484,9 @@ def result_json(result: Result) -> bytes:
         dumps(result.action.type),
         dumps(result.action.target),
         dumps(result.status.value),
-        dumps_foreign(result.data) or b"null",
+        dumps(result.data),
         dumps(result.error),
     )
-
-
-def _params_json(action: Action) -> str:
-    """An action's parameters as they are recorded."""
-    return redacted_json(dumps_foreign(dict(action.params)) or b'"[UNWRITABLE]"').decode()
 
 
 def _blocked(action: Action, decision: Decision) -> Result:
@@ -442,43 +494,16 @@ def _blocked(action: Action, decision: Decision) -> Result:
     return Result(action, ResultStatus.BLOCKED, error=said)
 
 
-def _checked(action: Action, outcome: object) -> Result:
-    """What an executor returned, as a result of the very action that it was given.
-
-    Its data are those of this moment, as JSON has them: what is answered is what is recorded,
-    whatever becomes of the objects that they were made of.
-    """
-    if not isinstance(outcome, Result):
-        said = f"the executor returned {named(outcome)}, not a Result; what it did is unknown"
-        return Result(action, ResultStatus.FAILED, error=said)
-    try:
-        status = ResultStatus(outcome.status)
-    except ValueError:
-        said = f"the executor returned the unknown status {shown(outcome.status)}"
-        return Result(action, ResultStatus.FAILED, error=said)
-    error = None if outcome.error is None else _clean(str(outcome.error))
-    data = dumps_foreign(outcome.data)
-    if data is None:
-        said = "its data cannot be written as JSON and was left out"
-        return Result(action, status, None, f"{error}; {said}" if error else said)
-    return Result(action, status, loads_own(data), error)
-
-
 def _said(error: BaseException) -> str:
     kind = _KIND.__get__(type(error))
     try:
-        text = _clean(str(error))
+        text = encodable(str(error))
     except BaseException:  # noqa: BLE001 - foreign code
         text = ""
-    return f"{kind}: {text}" if text else _clean(kind)
+    return f"{kind}: {text}" if text else encodable(kind)
 
 
 _KIND = vars(type)["__name__"]  # a class of classes may have a name of its own
-
-
-def _clean(text: str) -> str:
-    """Text that can be stored, and nothing else: no halves of surrogate pairs, no class of its own."""
-    return str.encode(text, "utf-8", "replace").decode()
 
 
 async def _awaited(value: Any) -> Any:

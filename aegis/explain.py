@@ -16,6 +16,7 @@ from aegis import codec
 from aegis.conditions import compile_conditions
 from aegis.errors import Defect
 from aegis.policies import LoadedPolicy
+from aegis.redaction import Redaction
 from aegis_core import (
     DEFAULT_BUDGET,
     Action,
@@ -191,6 +192,6 @@ def _held(conditions: Mapping[str, Any], params: Mapping[str, Any], now: float) 
 
 def _redacted(params: Mapping[str, Any]) -> dict[str, Any]:
     """Parameters as the audit would keep them: secrets are not shown here either."""
-    text = codec.dumps_foreign(dict(params)) or b"{}"
-    redacted: dict[str, Any] = codec.loads(codec.redacted_json(text), 10_000)
+    text = Redaction().json(codec.dumps_foreign(dict(params)))
+    redacted: dict[str, Any] = codec.loads_own(text)
     return redacted

@@ -20,6 +20,7 @@ from aegis.conditions import CONDITIONS, compile_conditions, compiler
 from aegis.documents import (
     DEEPEST_NESTING,
     HALF_A_PAIR,
+    NO_NUMBER,
     Lines,
     LookAlikes,
     is_encodable,
@@ -640,5 +641,5 @@ def _unwritable_scalar(value: object) -> str | None:
     if value is None or is_number_of_json(value):
         return None
     if isinstance(value, int | float):
-        return f"{shown(value)} is not a number that JSON has, of 64 bits at most"
+        return f"{shown(value)} {NO_NUMBER}"
     return f"must be a value that JSON has, not {named(value)}"

@@ -3,7 +3,7 @@
 Pure: no input or output, no clock, no logging; the standard library only.
 """
 
-from aegis_core.brackets import brackets_in, brackets_in_object
+from aegis_core.brackets import brackets_in, brackets_in_object, may_exceed_64_bits
 from aegis_core.coverage import covered_rules
 from aegis_core.engine import Batch, Engine, Evaluator, compile_policy
 from aegis_core.errors import AegisError, PolicyError, Problem
@@ -33,5 +33,6 @@ __all__ = [
     "brackets_in_object",
     "compile_policy",
     "covered_rules",
+    "may_exceed_64_bits",
     "plain_rules",
 ]

@@ -1,9 +1,15 @@
-"""Counts what opens in JSON, without parsing it."""
+"""Looks at JSON without parsing it: what opens in it, and whether its integers are ordinary."""
 
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
-from libc.stdint cimport uint8_t, uint32_t
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.string cimport memcpy
 
-__all__ = ["brackets_in", "brackets_in_object"]
+__all__ = ["brackets_in", "brackets_in_object", "may_exceed_64_bits"]
+
+cdef enum:
+    FEWEST_DIGITS = 19      # of an integer that 64 bits may not hold
+    SURELY_TOO_MANY = 20    # 19 digits fit, unless a minus stands before them
 
 
 def brackets_in(text):
@@ -38,6 +44,37 @@ def brackets_in_object(text):
         brackets = _brackets_in(data, view.len)
     PyBuffer_Release(&view)
     return brackets
+
+
+def may_exceed_64_bits(bytes text not None):
+    """Whether some JSON may have an integer of over 64 bits; digits within strings count too.
+
+    Args:
+        text: JSON.
+    """
+    return has_large_integer(text)
+
+
+cdef bint has_large_integer(bytes text) noexcept:
+    cdef const uint8_t *data = <const uint8_t *>PyBytes_AS_STRING(text)
+    cdef Py_ssize_t length = PyBytes_GET_SIZE(text), i = 0, start
+    cdef uint64_t eight
+    while i + 8 <= length:      # a long run of digits fills eight bytes that are looked at
+        memcpy(&eight, data + i, 8)
+        # A digit is 0x30 to 0x39; what else looks like one is rare.
+        if (eight & 0xF0F0F0F0F0F0F0F0U) != 0x3030303030303030U or not _is_digit(data[i]):
+            i += 8
+            continue
+        start = i
+        while start > 0 and _is_digit(data[start - 1]):
+            start -= 1
+        while i < length and _is_digit(data[i]):
+            i += 1
+        if i - start >= SURELY_TOO_MANY:
+            return True
+        if i - start == FEWEST_DIGITS and start > 0 and data[start - 1] == 0x2D:
+            return True
+    return False
 
 
 cdef Py_ssize_t _brackets_in(const uint8_t *data, Py_ssize_t length) noexcept nogil:

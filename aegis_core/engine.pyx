@@ -7,6 +7,7 @@ decides.
 
 cimport cython
 from aegis_core.block cimport BYTE_ORDER_MARK, FIELDS, FORMAT, Header, Row
+from aegis_core.brackets cimport has_large_integer
 from aegis_core.buffers cimport Buffer
 from aegis_core.matcher cimport Search, Text, search
 from aegis_core.values cimport Action, Decision, decision_about
@@ -243,24 +244,27 @@ cdef class Engine:
         """
         return Batch._begun(self, actions, JSON, Work(read=read))._whole()
 
-    def evaluate_object_json(self, item, budget=DEFAULT_BUDGET):
+    def evaluate_object_json(self, item, text=None, budget=DEFAULT_BUDGET):
         """Decide about one action given as a parsed JSON object, and write the answer.
 
         Args:
             item: The object.
+            text: The JSON that it was parsed from, as bytes, if that made floats of integers of
+                over 64 bits; None: its integers are exact.
             budget: Units of work that its conditions may take.
 
         Returns:
             The decision as a JSON object in UTF-8. None where such a one has to be looked at with
-            more care: its conditions take more than the budget, or the object is not a plain
-            action, of `action_type`, `target`, `params` and `agent_id` of the right types and
-            nothing else.
+            more care: its conditions take more than the budget or ask for integers that may not be
+            exact, or the object is not a plain action, of `action_type`, `target`, `params` and
+            `agent_id` of the right types and nothing else.
         """
         cdef Buffer buffer = Buffer()
         cdef Work work = None
         if self.header.conditionals:
             work = Work.__new__(Work)
             work.left = budget
+            work.text = text
         if not self._write_object(item, buffer, work) or (work is not None and work.is_spent):
             return None
         return buffer.taken()
@@ -329,11 +333,14 @@ cdef class Engine:
         if known != len(members):
             return False
         decision = self._decide(action_type, target, agent, params, work)
+        if decision is None:
+            return False
         buffer.decision(action_type, target, decision)
         return True
 
     cdef Decision _decide(self, object action_type, object target, object agent, object params,
                           Work work):
+        # None: a condition asks for params whose integers may not be exact.
         if not (PyUnicode_Check(action_type) and PyUnicode_Check(target)
                 and PyUnicode_Check(agent)):
             raise TypeError("action type, target and agent must be text")
@@ -349,6 +356,8 @@ cdef class Engine:
         # INVARIANT: a rule is filed once, so `pending` never holds more than `conditionals`.
         search(s, self.header.root)
         if s.pendings:
+            if work is not None and work.text is not None and has_large_integer(work.text):
+                return None
             return self._settle(s.limit >> 1, params, work)
         return self._decision(s.limit >> 1)
 

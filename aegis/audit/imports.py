@@ -14,8 +14,8 @@ from typing import Any
 from aegis.audit.chain import ChainEnd
 from aegis.audit.members import Operation, ResultStatus
 from aegis.audit.records import AuditRecord
-from aegis.codec import redacted_json_text
 from aegis.errors import StoreError, did_you_mean, shown
+from aegis.redaction import Redaction
 from aegis.store import Store, UndecodableText, foreign_rows
 from aegis.timestamps import microseconds
 from aegis_core import Approval, RiskLevel
@@ -24,6 +24,7 @@ __all__ = ["Imported", "import_agent_aegis"]
 
 _LINKS_AT_ONCE = 1_000
 _MOST_TOLD = 100
+_REDACTION = Redaction()
 _MEMBERS = (
     "session_id", "timestamp", "action_type", "action_target", "action_params", "action_desc",
     "risk_level", "approval", "matched_rule", "human_decision", "result_status", "result_data",
@@ -155,8 +156,8 @@ def _one_of(row: dict[str, Any], member: str, known: Iterable[str]) -> str:
 def _json(row: dict[str, Any], member: str) -> str | None:
     text = _text(row, member)
     try:
-        return text and redacted_json_text(text)
-    except (TypeError, RecursionError):  # what its secrets are called cannot be seen
+        return text and _REDACTION.json_text(text)
+    except RecursionError:  # what its secrets are called cannot be seen
         raise ValueError(f"`{member}` is nested too deeply") from None
 
 

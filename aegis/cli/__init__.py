@@ -110,6 +110,15 @@ def _fail(said: str) -> NoReturn:
     sys.exit(2)
 
 
+class _Formatter(logging.Formatter):
+    """Says `aegis` of our own lines, and of others, as of an executor's, the name of their logger."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's name
+        is_ours = record.name.partition(".")[0] == "aegis"
+        record.origin = "aegis" if is_ours else record.name
+        return super().formatMessage(record)
+
+
 @click.group(
     cls=_Group,
     commands=_Commands(),
@@ -126,6 +135,8 @@ def main() -> None:
     aegis evaluate policy.yaml …   tries it on one action
     aegis serve policy.yaml        decides over HTTP, at http://127.0.0.1:8000
     """  # noqa: D301 - a real `\b` keeps click from filling the lines after it
-    logging.basicConfig(format="aegis: %(levelname)s: %(message)s", level=logging.WARNING)
+    handler = logging.StreamHandler()
+    handler.setFormatter(_Formatter("%(origin)s: %(levelname)s: %(message)s"))
+    logging.basicConfig(handlers=[handler], level=logging.WARNING)
     for level in (logging.WARNING, logging.ERROR, logging.CRITICAL):
         logging.addLevelName(level, logging.getLevelName(level).lower())

@@ -116,9 +116,9 @@ class Number(click.FloatRange):
         return number
 
 
-def number_from(least: int) -> click.IntRange:
-    """A whole number that the database can hold."""
-    return click.IntRange(least, _LARGEST)
+def number_from(least: int, most: int = _LARGEST) -> click.IntRange:
+    """A whole number; by default one that the database can hold."""
+    return click.IntRange(least, most)
 
 
 TEXT = _Text()

@@ -12,7 +12,16 @@ import click
 
 from aegis.cli.parameters import FILE, TEXT, Number, number_from
 from aegis.cli.terminal import print_problems
-from aegis.config import AuditDecisions, Durability, Settings, allowed_hosts_of, keys_from
+from aegis.config import (
+    LARGEST_BODY_BYTES,
+    RESULT_BYTES,
+    AuditDecisions,
+    Durability,
+    Settings,
+    allowed_hosts_of,
+    keys_from,
+    names_in,
+)
 from aegis.errors import PolicyError
 from aegis.server import policy_text_of
 from aegis.server.signals import hold_hangups
@@ -92,7 +101,7 @@ _NOT_NEGATIVE = Number(min=0, max=86_400)
 )
 @_option(
     "--max-body-bytes",
-    type=number_from(1),
+    type=number_from(1, LARGEST_BODY_BYTES),
     default=_DEFAULTS.largest_body_bytes,
     help="Largest body of a request.",
 )
@@ -113,6 +122,12 @@ _NOT_NEGATIVE = Number(min=0, max=86_400)
     type=number_from(1),
     default=_DEFAULTS.condition_budget,
     help="Units of work that the conditions of one request may take.",
+)
+@_option(
+    "--max-result-bytes",
+    type=number_from(RESULT_BYTES.start, RESULT_BYTES.stop - 1),
+    default=_DEFAULTS.largest_result_bytes,
+    help="Most data of an executor's result; more is left out.",
 )
 @_option(
     "--body-timeout",
@@ -163,6 +178,13 @@ _NOT_NEGATIVE = Number(min=0, max=86_400)
     metavar="FILE",
     help="An Ed25519 private key in PEM that signs the head of the audit.",
 )
+@_option(
+    "--redact",
+    type=TEXT,
+    multiple=True,
+    help="Further names of secrets that are not recorded; by commas.",
+)
+@_option("--redact-except", type=TEXT, multiple=True, help="Names that are no secrets; by commas.")
 def serve(
     policy: str,
     host: str,
@@ -179,6 +201,7 @@ def serve(
     max_batch: int,
     max_nesting: int,
     condition_budget: int,
+    max_result_bytes: int,
     body_timeout: float,
     keep_alive: float,
     execute_timeout: float,
@@ -187,6 +210,8 @@ def serve(
     audit_durability: str,
     audit_decisions: str,
     audit_signing_key: str | None,
+    redact: tuple[str, ...],
+    redact_except: tuple[str, ...],
 ) -> None:
     """Serve decisions by POLICY over HTTP.
 
@@ -209,6 +234,7 @@ def serve(
         largest_batch=max_batch,
         deepest_nesting=max_nesting,
         condition_budget=condition_budget,
+        largest_result_bytes=max_result_bytes,
         body_timeout_s=body_timeout,
         keep_alive_s=keep_alive,
         execute_timeout_s=execute_timeout,
@@ -219,6 +245,8 @@ def serve(
         audit_durability=Durability(audit_durability),
         audit_decisions=AuditDecisions(audit_decisions),
         signing_key_file=audit_signing_key,
+        redact=frozenset(names_in(",".join(redact))),
+        redact_except=frozenset(names_in(",".join(redact_except))),
     )
     try:
         file = policy_text_of(policy, audit_db)

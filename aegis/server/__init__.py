@@ -19,18 +19,21 @@ from aegis.auth import Gate
 from aegis.compiled import CompiledFiles, PolicyText, compiled
 from aegis.compiler import YAML_TYPES
 from aegis.config import (
+    RESULT_BYTES,
     AuditDecisions,
     Durability,
     Settings,
     allowed_hosts_of,
     checked_key,
     keys_from,
+    names_in,
 )
 from aegis.decisions import Decider, DecisionPoint
 from aegis.errors import ConfigError, NotFound, NotReady, shown
 from aegis.execution import Enforcer, Executor, NoOpExecutor
 from aegis.keys import KeyRing, Permission, environment_keys, read_keys
 from aegis.policies import LoadedPolicy, Policy, load_text, read_policy
+from aegis.redaction import Redaction
 from aegis.reloading import PolicyFile, log_oddities
 from aegis.server import openapi
 from aegis.server.admin import Admin, Change
@@ -67,6 +70,9 @@ def create_app(
     audit_decisions: str | None = None,
     audit_signing_key: str | Path | None = None,
     condition_budget: int | None = None,
+    max_result_bytes: int | None = None,
+    redact: Iterable[str] | None = None,
+    redact_except: Iterable[str] | None = None,
 ) -> App:
     """Build the server as an ASGI application, for any ASGI server.
 
@@ -88,6 +94,9 @@ def create_app(
         audit_signing_key: A file that signs the head; `AEGIS_AUDIT_SIGNING_KEY` by default.
         condition_budget: Units of work that the conditions of one request may take;
             `AEGIS_CONDITION_BUDGET`, or 6,000,000.
+        max_result_bytes: How much data a result may have; `AEGIS_MAX_RESULT_BYTES`, or 1 MiB.
+        redact: Further names of secrets; `AEGIS_REDACT` by default.
+        redact_except: Names that are none; `AEGIS_REDACT_EXCEPT` by default.
 
     Raises:
         PolicyError: The policy is refused.
@@ -100,7 +109,11 @@ def create_app(
     if allow_unauthenticated is None:
         allow_unauthenticated = _is_true(environment.get("AEGIS_ALLOW_UNAUTHENTICATED", ""))
     if allowed_hosts is None:
-        allowed_hosts = environment.get("AEGIS_ALLOWED_HOSTS", "").replace(",", " ").split()
+        allowed_hosts = names_in(environment.get("AEGIS_ALLOWED_HOSTS", ""))
+    if redact is None:
+        redact = names_in(environment.get("AEGIS_REDACT", ""))
+    if redact_except is None:
+        redact_except = names_in(environment.get("AEGIS_REDACT_EXCEPT", ""))
     keys_file = keys[2] if keys_path is None else str(keys_path)
     if keys_file is not None:
         read_keys(keys_file)
@@ -119,6 +132,9 @@ def create_app(
         audit_decisions=_chosen(AuditDecisions, "audit_decisions", audit_decisions, environment),
         signing_key_file=None if signing_key is None else str(signing_key),
         condition_budget=_budget(condition_budget, environment),
+        largest_result_bytes=_result_bytes(max_result_bytes, environment),
+        redact=frozenset(filter(None, redact)),
+        redact_except=frozenset(redact_except),
     )
     if policy is not None:
         file = PolicyText(policy.source, compiled(LoadedPolicy(policy, policy.source)))
@@ -295,6 +311,8 @@ class _Service:
                 decider=self.decider,
                 session_id=self._session_id,
                 timeout_s=settings.execute_timeout_s,
+                largest_data_bytes=settings.largest_result_bytes,
+                redaction=Redaction(settings.redact, settings.redact_except),
             )
             try:
                 await enforcer.setup()
@@ -420,6 +438,21 @@ def _budget(value: int | None, environment: Mapping[str, str]) -> int:
     if value < 1:
         raise ConfigError("condition_budget must be a number of at least 1")
     return value
+
+
+def _result_bytes(value: int | None, environment: Mapping[str, str]) -> int:
+    written = environment.get("AEGIS_MAX_RESULT_BYTES") or Settings().largest_result_bytes
+    given = written if value is None else value
+    try:
+        size = int(given)
+    except ValueError:
+        size = -1
+    if size not in RESULT_BYTES:
+        raise ConfigError(
+            f"max_result_bytes {shown(given)} must be an integer from {RESULT_BYTES.start} to"
+            f" {RESULT_BYTES.stop - 1}"
+        )
+    return size
 
 
 def _is_true(text: str) -> bool:

@@ -104,10 +104,10 @@ class Api:
             if plain is not None:
                 batch = engine.begin_json(plain, self._decider.work(codec.plain_params))
                 return self._answer(snapshot, batch, is_batch=True)
-        asked = codec.loads(body, self._deepest)
-        answer = engine.evaluate_object_json(asked, self._at_once)
+        asked = codec.loads(body, self._deepest, is_exact=False)
+        answer = engine.evaluate_object_json(asked, body, self._at_once)
         if answer is None:  # it is no plain action, or not one, or takes long
-            return self._answer(snapshot, *self._begin(asked, engine))
+            return self._answer(snapshot, *self._begin(codec.exact(asked, body), engine))
         return 200, snapshot.headers, answer
 
     def _begin(

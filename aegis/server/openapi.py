@@ -69,18 +69,16 @@ _OPERATION = {"type": "string", "enum": [operation.value for operation in Operat
 _INT64 = {"type": "integer", "minimum": -(2**63), "maximum": 2**63 - 1}
 _ID = {"type": "integer", "minimum": 0, "maximum": LARGEST_ID}
 _SHA256 = {"type": "string", "pattern": "^[0-9a-f]{64}$"}
-_ANY_NUMBER = {"type": "number", "minimum": -(2**63), "maximum": 2**64 - 1}
 _VALUE: Schema = {"$ref": "#/components/schemas/Value"}
 _NOT_NULL: Schema = {
     "anyOf": [
-        _ANY_NUMBER,
-        {"type": ["boolean", "string"]},
+        {"type": ["number", "boolean", "string"]},
         {"type": "array", "items": _VALUE},
         {"type": "object", "additionalProperties": _VALUE},
     ]
 }
 _ANY_VALUE: Schema = {
-    "description": "Any value of a policy; integers have 64 bits at most.",
+    "description": "Any value of a policy.",
     "anyOf": [{"type": "null"}, *_NOT_NULL["anyOf"]],
 }
 
@@ -164,7 +162,7 @@ _CONDITIONS: Schema = {
         **{
             f"param_{name}": {
                 "type": "object",
-                "additionalProperties": {"anyOf": [_ANY_NUMBER, _TEXT]},
+                "additionalProperties": {"anyOf": [{"type": "number"}, _TEXT]},
                 "description": _MAPPING_TO,
             }
             for name in ("gt", "lt", "gte", "lte")

@@ -181,10 +181,69 @@ def test_any_text_is_recorded_as_it_was_sent(text: str) -> None:
     assert record["agent_id"] == (text or None)
 
 
-@pytest.mark.parametrize("number", [0, -1, 2**53 + 1, 2**64 - 1, -(2**63), 1.5, 0.1, 1e300, 5e-324])
+NUMBERS = [
+    0,
+    -1,
+    2**53 + 1,
+    2**64 - 1,
+    -(2**63),
+    2**64,
+    -(2**64),
+    10**4299,
+    1.0,
+    0.1,
+    1e300,
+    5e-324,
+]
+
+
+@pytest.mark.parametrize("number", NUMBERS, ids=len(NUMBERS) * ["n"])
 def test_number_is_recorded_as_it_was_sent(number: float) -> None:
     record = recorded({"type": "read", "params": {"n": number, "token": "s"}})
-    assert json.loads(record["action_params"])["n"] == number
+    assert repr(json.loads(record["action_params"])["n"]) == repr(number)
+
+
+def test_integers_of_any_size_decide_exactly() -> None:
+    policy = """
+        rules:
+        - {name: large, conditions: {param_gt: {wei: 100000000000000000000}}, approval: block}
+        - {name: same, conditions: {param_eq: {wei: 100000000000000000000}}, approval: auto}
+        - {name: rest, approval: auto}
+    """
+    batch = [{"action_type": "pay", "params": {"wei": 10**20 + more}} for more in (-1, 0, 1)]
+    rules = ["rest", "same", "large"]
+    with served(app_of(policy)) as client:
+        for sent in (batch, {"actions": batch}):
+            answers = client.post("/api/v1/evaluate", sent).json
+            assert [answer["matched_rule"] for answer in answers] == rules
+        for action, rule in zip(batch, rules, strict=True):
+            assert client.post("/api/v1/evaluate", action).json["matched_rule"] == rule
+            client.post(EXECUTE, action)
+        assert [record["matched_rule"] for record in client.records()] == rules
+        wanted = client.get("/api/v1/policy").json["rules"][0]["conditions"]
+        assert wanted == {"param_gt": {"wei": 10**20}}
+
+
+@pytest.mark.parametrize("number", ["9" * 100_000, "1e400"])
+@pytest.mark.parametrize("path", [EXECUTE, "/api/v1/evaluate"])
+def test_number_that_cannot_be_kept_is_refused(number: str, path: str) -> None:
+    body = f'{{"actions":[{{"action_type":"read","params":{{"n":{number}}}}}]}}'
+    with served() as client:
+        reply = client.post(path, body=body.encode())
+        assert (reply.status, reply.code) == (400, "invalid_json")
+        assert "a number that is too large" in reply.json["error"]
+        assert client.records() == []
+
+
+def test_tool_call_as_a_model_gives_it_is_refused() -> None:
+    call = {"type": "tool_use", "id": "t", "name": "delete_rows", "input": {"table": "t"}}
+    with served() as client:
+        for path in (EXECUTE, "/api/v1/evaluate"):
+            for body in (call, [{"type": "read"}, call]):
+                reply = client.post(path, body)
+                assert (reply.status, reply.code) == (400, "invalid_body")
+                assert "send its `name` as `action_type`" in reply.json["error"]
+        assert client.records() == []
 
 
 def test_nothing_is_kept_by_a_database_in_memory() -> None:

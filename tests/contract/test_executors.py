@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections import UserDict, deque, namedtuple
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -15,6 +16,7 @@ import pytest
 from aegis import Action, Executor, Result, ResultStatus
 from aegis.compiled import CompiledFiles
 from aegis.config import Settings
+from aegis.errors import ConfigError
 from aegis.server import build_app
 from aegis.server.app import App
 from tests.contract.client import (
@@ -197,6 +199,29 @@ def test_answer_is_about_the_action_that_was_asked_for() -> None:
     assert (record["action_type"], record["action_target"]) == ("read", "t")
 
 
+def test_executor_that_changes_its_action_changes_neither_answer_nor_record() -> None:
+    async def do(action: Action) -> Result:
+        for name in ("type", "target", "agent_id", "params"):
+            with suppress(AttributeError):
+                object.__setattr__(action, name, 5)
+        action.params.clear()  # type: ignore[attr-defined]
+        return Result(action, ResultStatus.SUCCESS)
+
+    answer, record = executed(Calling(do), READ | {"params": {"a": 1}})
+    assert (answer["action_type"], answer["target"]) == ("read", "t")
+    assert (record["action_type"], record["action_target"]) == ("read", "t")
+    assert (record["action_params"], record["agent_id"]) == ('{"a":1}', None)
+
+
+def test_verification_that_changes_the_data_changes_neither_answer_nor_record() -> None:
+    def check(result: Result) -> bool:
+        result.data["did"] = {1, 2}
+        return True
+
+    answer, record = executed(Verifying(check))
+    assert answer["data"] == json.loads(record["result_data"]) == {"did": "read"}
+
+
 def test_record_keeps_the_params_as_they_were_asked() -> None:
     async def do(action: Action) -> Result:
         assert isinstance(action.params, dict)
@@ -341,24 +366,67 @@ def circular() -> list[Any]:
     return inside
 
 
-def deep(levels: int) -> list[Any]:
-    value: list[Any] = []
-    for _ in range(levels):
-        value = [value]
-    return value
-
-
 @pytest.mark.parametrize(
-    "data",
-    [circular(), "\ud800", {"\udfff": 1}, [2**70], {(1, 2): 3}, deep(5_000), Unprintable()],
-    ids=["circular", "half", "half a key", "big", "tuple key", "deep", "unprintable"],
+    ("odd", "written"),
+    [
+        ("caf\udce9", "caf\\udce9"),
+        ({"caf\udce9": 1}, {"caf\\udce9": 1}),
+        ({(1, 2): 3}, {"(1, 2)": 3}),
+        (2**70, 2**70),
+        (Unprintable(), "[UNWRITABLE]"),
+        (circular(), ["[UNWRITABLE]"]),
+        (float("nan"), None),
+    ],
+    ids=["half", "half a key", "tuple key", "big", "unprintable", "circular", "nan"],
 )
-def test_data_that_is_no_json_is_left_out_and_said(data: Any) -> None:
-    answer, record = executed(giving(data))
+def test_odd_part_of_data_is_replaced_and_the_rest_kept(odd: Any, written: Any) -> None:
+    answer, record = executed(giving({"rows": [1, "a"], "odd": odd, "token": odd}))
     assert answer["status"] == record["result_status"] == "success"
-    assert (answer["data"], record["result_data"]) == (None, None)
-    assert "cannot be written as JSON" in answer["error"]
+    assert answer["error"] is record["result_error"] is None
+    assert answer["data"] == {"rows": [1, "a"], "odd": written, "token": written}
+    assert json.loads(record["result_data"]) == answer["data"] | {"token": "[REDACTED]"}
+
+
+LARGE = [2**64, -(2**63) - 1, 100000000000000000001, 10**400 + 1]
+
+
+@pytest.mark.parametrize("number", LARGE, ids=len(LARGE) * ["n"])
+def test_integer_is_exact_to_executor_answer_and_record(number: int) -> None:
+    seen: list[Any] = []
+
+    async def do(action: Action) -> Any:
+        seen.append(action.params)
+        return Result(action, ResultStatus.SUCCESS, action.params)
+
+    params = {"wei": [number, 1.0], "token": number}
+    answer, record = executed(Calling(do), READ | {"params": params})
+    assert repr(seen) == repr([params])
+    assert repr(answer["data"]) == repr(params)
+    stored = f'{{"wei":[{number},1.0],"token":"[REDACTED]"}}'
+    assert record["action_params"] == record["result_data"] == stored
+
+
+def test_data_over_the_limit_are_left_out_of_answer_and_record() -> None:
+    settings = Settings(audit_db=":memory:", largest_result_bytes=300)
+    file = CompiledFiles(":memory:").load(POLICY)
+    for size, data in ((300, "x" * 298), (301, "x" * 299)):
+        app = build_app(settings, file=file, executor=giving(data))
+        with served(app) as client:
+            answer = client.post(EXECUTE, READ).json
+            (record,) = client.records()
+        omitted = {"omitted": "too large", "bytes": size, "max_bytes": 300}
+        assert answer["status"] == record["result_status"] == "success"
+        assert answer["error"] is record["result_error"] is None
+        assert answer["data"] == (data if size == 300 else omitted)
+        assert json.loads(record["result_data"]) == answer["data"]
+
+
+def test_error_over_the_limit_is_cut_in_answer_and_record() -> None:
+    answer, record = executed(raising(RuntimeError("x" * 300_000)))
     assert answer["error"] == record["result_error"]
+    assert answer["error"].startswith("RuntimeError: xxx")
+    assert answer["error"].endswith("characters were left out)")
+    assert len(answer["error"]) < 17_000
 
 
 class Version:
@@ -432,6 +500,71 @@ def test_error_of_a_result_becomes_text(error: Any) -> None:
     answer, record = executed(returning(Result(Action("read"), ResultStatus.FAILED, error=error)))
     assert type(answer["error"]) is str
     assert answer["error"] == record["result_error"]
+
+
+# --- the log -------------------------------------------------------------------------------------
+
+
+def lines(caplog: pytest.LogCaptureFixture) -> list[tuple[str, str, str]]:
+    """What the log says of executors."""
+    return [
+        (record.name, record.levelname.lower(), record.getMessage()) for record in caplog.records
+    ]
+
+
+def test_exception_of_an_executor_is_logged_with_its_traceback(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    executed(raising(RuntimeError("the disk is gone")))
+    ((name, level, message),) = lines(caplog)
+    assert (name, level) == ("aegis.executor", "error")
+    assert message.startswith(
+        "the executor failed on `read`:\nTraceback (most recent call last):\n"
+    )
+    assert "in do\n    raise error" in message
+    assert message.endswith("\nRuntimeError: the disk is gone")
+
+
+def test_secrets_of_params_are_neither_logged_nor_in_the_error(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def do(action: Action) -> Any:
+        secret = action.params["password"]
+        action.params.clear()  # type: ignore[attr-defined]
+        raise KeyError(secret) from ValueError(f"cannot log in as bob:{secret}")
+
+    answer, record = executed(Calling(do), READ | {"params": {"password": "s3cr\\et"}})
+    ((_, _, message),) = lines(caplog)
+    assert answer["error"] == record["result_error"] == "KeyError: '[REDACTED]'"
+    assert message.endswith("KeyError: '[REDACTED]'")
+    assert "cannot log in as bob:[REDACTED]" in message
+    assert "cr\\" not in message
+
+
+@pytest.mark.parametrize("error", [NoWords(), WithoutName("why"), OddWords(), SystemExit(3)])
+def test_odd_exception_is_logged(error: BaseException, caplog: pytest.LogCaptureFixture) -> None:
+    executed(raising(error))
+    ((name, _, message),) = lines(caplog)
+    assert (name, message[:30]) == ("aegis.executor", "the executor failed on `read`:")
+
+
+def test_what_else_goes_wrong_with_an_executor_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    executed(returning(None))
+    executed(returning(Result(Action("read"), "done")))  # type: ignore[arg-type]
+    executed(Verifying(lambda _: False))
+    with served(with_timeout(Calling(never), 0.02)) as client:
+        client.post(EXECUTE, READ)
+    assert [(level, message.partition(";")[0]) for _, level, message in lines(caplog)] == [
+        ("error", "`read`: the executor returned null, not a Result"),
+        ("error", "`read`: the executor returned the unknown status `done`"),
+        ("warning", "`read`: the executor could not verify its effect"),
+        ("warning", "`read` did not end within 0.02 s"),
+    ]
+
+
+def test_executor_that_does_its_work_logs_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    executed(Calling())
+    assert lines(caplog) == []
 
 
 # --- verify --------------------------------------------------------------------------------------
@@ -642,7 +775,7 @@ async def statuses_when_stopped(client: Client, is_begun: asyncio.Event) -> list
 SECRETS = {
     "Password": "s1",
     "user_PASSWD": "s2",
-    "pwd": ["s3"],
+    "user-pwd": ["s3"],
     "client-secret-1": {"a": "s4"},
     "accessToken": "s5",
     "MY_API_KEY": "s6",
@@ -681,14 +814,46 @@ def test_secret_in_a_named_tuple_is_stored_redacted() -> None:
 
 
 def test_secret_whose_name_is_written_with_escapes_is_redacted() -> None:
-    body = rb'{"type":"read","params":{"p\u0061ssword":"s","\u0070WD":"s"}}'
+    body = rb'{"type":"read","params":{"p\u0061ssword":"s","my_\u0070WD":"s"}}'
     with served() as client:
         client.post(EXECUTE, body=body)
         (record,) = client.records()
         assert json.loads(record["action_params"]) == {
             "password": "[REDACTED]",
-            "pWD": "[REDACTED]",
+            "my_pWD": "[REDACTED]",
         }
+
+
+@pytest.mark.parametrize("is_argument", [True, False])
+def test_application_takes_names_of_secrets_and_the_limit_of_results(
+    is_argument: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options: dict[str, Any] = {}
+    if is_argument:
+        options = {"redact": ["ssn"], "redact_except": ["token_count"], "max_result_bytes": 256}
+    else:
+        monkeypatch.setenv("AEGIS_REDACT", "ssn, iban")
+        monkeypatch.setenv("AEGIS_REDACT_EXCEPT", "token_count")
+        monkeypatch.setenv("AEGIS_MAX_RESULT_BYTES", "256")
+    params = {"customerSsn": 1, "token_count": 2, "token": 3}
+    with served(app_of(executor=giving("x" * 300), **options)) as client:
+        client.post(EXECUTE, READ | {"params": params})
+        (record,) = client.records()
+    hidden = {"customerSsn": "[REDACTED]", "token_count": 2, "token": "[REDACTED]"}
+    assert json.loads(record["action_params"]) == hidden
+    assert json.loads(record["result_data"])["max_bytes"] == 256
+
+
+@pytest.mark.parametrize("value", ["0", "many", "1e6", str(2**40)])
+def test_impossible_limit_of_results_is_refused(
+    value: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AEGIS_MAX_RESULT_BYTES", value)
+    with pytest.raises(
+        ConfigError, match=f"max_result_bytes `{value}` must be an integer from 256"
+    ):
+        app_of()
+    app_of(max_result_bytes=256)
 
 
 def test_secret_of_a_blocked_action_is_redacted() -> None:

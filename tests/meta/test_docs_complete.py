@@ -18,6 +18,7 @@ from aegis.bench import plots, report
 from aegis.cli import main
 from aegis.conditions import CONDITIONS
 from aegis.config import Settings
+from aegis.execution import LONGEST_ERROR
 from aegis.keys import _PERMISSIONS, Permission, Role
 from aegis.server.openapi import ERRORS, document
 from tests.contract.client import app_of, routes_of
@@ -126,6 +127,8 @@ def test_limits_stand_in_a_table() -> None:
         settings.largest_batch,
         settings.deepest_nesting,
         settings.condition_budget,
+        settings.largest_result_bytes,
+        LONGEST_ERROR,
         settings.body_timeout_s,
         settings.keep_alive_s,
         settings.execute_timeout_s,

@@ -49,6 +49,7 @@ AEGIS_CORE = [
     "brackets_in_object",
     "compile_policy",
     "covered_rules",
+    "may_exceed_64_bits",
     "plain_rules",
 ]
 

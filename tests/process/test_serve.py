@@ -161,6 +161,51 @@ def test_start_block_names_workers_and_executor(tmp_path: Path) -> None:
     assert re.search(r"executor +echo:Echo\n", said)
 
 
+FAILING = """
+import logging
+
+from aegis import Executor
+
+_log = logging.getLogger("crm.client")
+
+
+class Failing(Executor):
+    async def execute(self, action):
+        _log.warning("the CRM is slow")
+        raise RuntimeError(f"no access by {action.params['token']}")
+"""
+
+
+def test_log_tells_what_an_executor_logs_and_raises(tmp_path: Path) -> None:
+    (tmp_path / "failing.py").write_text(FAILING)
+    with Server(tmp_path, "--executor", "failing:Failing") as server:
+        answer = server.ask("POST", "/api/v1/execute", READ | {"params": {"token": "s3cret"}})
+        assert answer.json()["error"] == "RuntimeError: no access by [REDACTED]"
+        said = server.stderr
+    assert said.startswith(
+        "crm.client: warning: the CRM is slow\n"
+        "aegis: error: the executor failed on `read`:\nTraceback (most recent call last):\n"
+    )
+    assert said.endswith("\nRuntimeError: no access by [REDACTED]\n")
+    assert "failing.py" in said
+
+
+def test_names_of_secrets_and_the_limit_of_results_are_chosen(tmp_path: Path) -> None:
+    (tmp_path / "echo.py").write_text(ECHO)
+    options = ("--redact", "ssn,iban", "--redact", "pin", "--redact-except", "shipping token_count")
+    with Server(
+        tmp_path, "--executor", "echo:Echo", "--max-result-bytes", "256", *options
+    ) as server:
+        params = {"SSN": 1, "user_iban": 2, "shipping": 3, "token_count": 4, "pin": 5, "token": 6}
+        server.ask("POST", "/api/v1/execute", READ | {"params": params, "target": "x" * 300})
+        (record,) = server.ask("GET", "/api/v1/audit").json()
+    stored = json.loads(record["action_params"])
+    assert {name for name, value in stored.items() if value == "[REDACTED]"} == {
+        "SSN", "user_iban", "pin", "token",
+    }  # fmt: skip
+    assert json.loads(record["result_data"])["omitted"] == "too large"
+
+
 def test_start_block_is_printed_once_whatever_the_number_of_workers(pair: Server) -> None:
     assert pair.stdout.count("Aegis ") == 1
 

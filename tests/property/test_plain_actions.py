@@ -15,12 +15,19 @@ ENGINE = load_text("""
 rules:
   - {name: "a \\"quoted\\" é", match: {type: "a*", target: "*b"}, approval: auto}
   - {name: agents, match: {agent: "bot-*"}, approval: auto}
+  - {name: large, conditions: {param_gt: {n: 100000000000000000000}}, approval: block}
   - {name: many, conditions: {param_gt: {n: 3}}, approval: auto}
 """).policy.engine
 
 TEXT = st.text(alphabet=st.sampled_from('ab"\\\x00\x1f\n/é漢😀'), max_size=6)
 VALUE = st.one_of(
-    st.none(), st.booleans(), st.integers(), TEXT, st.just("bot-1"), st.lists(TEXT, max_size=2)
+    st.none(),
+    st.booleans(),
+    st.integers(),
+    st.integers(10**20 - 2, 10**20 + 2),
+    TEXT,
+    st.just("bot-1"),
+    st.lists(TEXT, max_size=2),
 )
 PARAMS = st.dictionaries(st.sampled_from(["n", "x"]), VALUE, max_size=2)
 OBJECT = st.fixed_dictionaries(
@@ -50,6 +57,13 @@ def _careful(item: object) -> bytes | None:
 def test_an_object_is_answered_as_if_it_were_read_with_care(item: object) -> None:
     answer = ENGINE.evaluate_object_json(item)
     assert answer is None or answer == _careful(item)
+
+
+@given(OBJECT)
+def test_an_object_that_was_not_read_exactly_is_answered_as_if_it_were(item: object) -> None:
+    body = json.dumps(item).encode()
+    answer = ENGINE.evaluate_object_json(codec.loads(body, 64, is_exact=False), body)
+    assert answer is None or answer == _careful(codec.loads(body, 64))
 
 
 @given(st.lists(OBJECT, max_size=4))

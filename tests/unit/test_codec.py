@@ -1,10 +1,17 @@
-"""Bodies to checked actions, values to bytes, and secrets kept out of what is stored."""
+"""Bodies to checked actions, and values to bytes."""
 
 from __future__ import annotations
 
 import json
+import re
+from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from enum import Enum
+from types import MappingProxyType
 from typing import Any
+from uuid import UUID
 
 import pytest
 from hypothesis import given
@@ -17,10 +24,11 @@ from aegis.codec import (
     dumps,
     dumps_foreign,
     loads,
+    loads_own,
     question,
-    redacted_json,
 )
 from aegis.errors import InvalidBody
+from aegis_core import may_exceed_64_bits
 
 
 def refusal(body: bytes, deepest: int = 64) -> InvalidBody:
@@ -70,6 +78,111 @@ def test_brackets_within_text_are_not_nesting() -> None:
 
 def test_text_may_hold_what_ends_lines_elsewhere() -> None:
     assert loads('"\u2028\u0085"'.encode(), 64) == "\u2028\u0085"
+
+
+# --- numbers -------------------------------------------------------------------------------------
+
+integers = st.one_of(
+    st.integers(),
+    st.integers(-(10**60), 10**60),
+    st.sampled_from([0, 2**53 + 1, 2**63 - 1, 2**63, 2**64 - 1, 2**64, 10**4299, 1 - 10**4299]),
+    st.sampled_from([-(2**63), -(2**63) - 1, -(2**64), 10**18, 10**19, -(10**18), -(10**19)]),
+)
+numbers = integers | st.floats(allow_nan=False, allow_infinity=False)
+scalars = numbers | st.booleans() | st.none() | st.text() | st.text("0123456789-", max_size=25)
+values = st.recursive(
+    scalars,
+    lambda inner: (
+        st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=22), inner, max_size=4)
+    ),
+    max_leaves=10,
+)
+
+
+@given(values, st.booleans())
+def test_values_are_read_and_written_exactly(value: Any, is_ascii: bool) -> None:
+    read = loads(json.dumps(value, ensure_ascii=is_ascii).encode(), 64)
+    assert repr(read) == repr(value)  # 1 and 1.0, and 0.0 and -0.0, are different
+    for write in (dumps, dumps_foreign):
+        assert repr(loads_own(write(value))) == repr(value)
+
+
+@given(
+    st.lists(
+        st.text("0123456789:-/a", max_size=24) | st.integers(15, 23).map(lambda n: "7" * n)
+    ).map("".join)
+)
+def test_large_integers_are_found_wherever_they_stand(text: str) -> None:
+    assert may_exceed_64_bits(text.encode()) is bool(re.search(r"\d{20}|-\d{19}", text))
+
+
+@given(st.integers(17, 22), st.integers(0, 40), st.sampled_from(["", "-"]))
+def test_integer_is_exact_wherever_it_stands(digits: int, place: int, sign: str) -> None:
+    number = f"{sign}{'9' * digits}"
+    assert loads(f'{{"{"a" * place}":[{number}]}}'.encode(), 64) == {"a" * place: [int(number)]}
+
+
+@pytest.mark.parametrize("body", [b"1" * 4301, b"[-" + b"9" * 100_000 + b"]", b"1e400", b"-1e400"])
+def test_number_that_is_too_large_is_refused_and_told(body: bytes) -> None:
+    assert "a number that is too large; integers have at most 4300 digits" in str(refusal(body))
+    assert refusal(body).code == "invalid_json"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"0" + b"1" * 30, b'["\xff", ' + b"1" * 30 + b"]", rb'["\ud800", ' + b"1" * 30 + b"]"]
+    + [b"1" * 30 + end for end in (b"]", b".", b"e", b" 1", b",")],
+)
+def test_what_is_no_json_is_refused_beside_large_integers(body: bytes) -> None:
+    assert refusal(body).code == "invalid_json"
+
+
+def test_large_integers_do_not_hide_deep_nesting() -> None:
+    body = b"[" * 5_000 + b"1" * 30 + b"]" * 5_000
+    assert refusal(body).status == 400
+
+
+TOOL_CALLS: list[dict[str, Any]] = [
+    {"type": "function", "id": "c", "function": {"name": "rm", "arguments": '{"table":"t"}'}},
+    {"type": "function_call", "call_id": "c", "name": "rm", "arguments": '{"table":"t"}'},
+    {"type": "custom_tool_call", "name": "rm", "input": "t"},
+    {"type": "mcp_call", "server_label": "db", "name": "rm", "arguments": "{}"},
+    {"type": "tool_use", "id": "t", "name": "rm", "input": {"table": "t"}},
+    {"type": "server_tool_use", "id": "t", "name": "rm", "input": {}},
+    {"type": "mcp_tool_use", "id": "t", "name": "rm", "server_name": "db", "input": {}},
+    {"type": "tool_call", "id": "t", "name": "rm", "args": {"table": "t"}},
+]
+
+
+@pytest.mark.parametrize("read", [action, question])
+@pytest.mark.parametrize("item", TOOL_CALLS, ids=lambda item: item["type"])
+def test_tool_call_as_a_model_gives_it_is_refused_with_a_hint(
+    read: Callable[..., object], item: dict[str, Any]
+) -> None:
+    with pytest.raises(InvalidBody) as refused:
+        read(item, 3)
+    assert re.fullmatch(
+        r"`actions\[3\]\.type` `[a-z_]+` is a model's tool call; send its `(function\.)?name` as"
+        r" `action_type`, and its `[a-z.]+` as the object `params`",
+        str(refused.value),
+    )
+
+
+@pytest.mark.parametrize(
+    "item",
+    [
+        *({"type": item["type"], "target": "t", "params": {"name": "x"}} for item in TOOL_CALLS),
+        *({"action_type": "rm"} | item for item in TOOL_CALLS),
+        {"type": "function", "function": "f"},
+        {"type": "function", "name": "f", "arguments": "x"},
+        {"type": "tool_use", "name": "f"},
+        {"type": "tool_use", "input": {}},
+        {"type": "call", "name": "f", "input": {}, "arguments": {}},
+    ],
+    ids=str,
+)
+def test_action_whose_type_is_only_called_like_a_tool_call_is_taken(item: dict[str, Any]) -> None:
+    assert action(item).type == item.get("action_type", item["type"])
 
 
 # --- actions -------------------------------------------------------------------------------------
@@ -202,90 +315,103 @@ def test_what_json_has_not_becomes_text() -> None:
     ]
 
 
-def test_what_cannot_be_written_is_none() -> None:
-    circular: list[Any] = []
-    circular.append(circular)
-    for value in (circular, "\ud800", 2**70, {"a": "\udfff"}):
-        assert dumps_foreign(value) is None
+class Unprintable:
+    """A value that cannot be turned into text."""
+
+    def __str__(self) -> str:
+        raise RuntimeError("no text")
 
 
-# --- secrets -------------------------------------------------------------------------------------
-
-NAMES = [
-    "password",
-    "passwd",
-    "pwd",
-    "secret",
-    "token",
-    "api_key",
-    "api-key",
-    "authorization",
-    "cookie",
-    "credential",
-    "private_key",
-    "access_key",
-]
+class Stopping:
+    def __str__(self) -> str:
+        raise SystemExit(1)
 
 
-def redacted(value: Any) -> Any:
-    return json.loads(redacted_json(dumps(value)))
+@dataclass
+class Point:
+    """What `orjson` writes itself, and `dumps_foreign` does where a part is odd."""
+
+    x: Any
+    _hidden: int = 0
 
 
-@pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("written", ["{}", "my_{}_1", "{}s", "X-{}"])
-@pytest.mark.parametrize("case", [str.lower, str.upper, str.title])
-def test_value_of_a_secret_is_replaced(name: str, written: str, case: Any) -> None:
-    key = case(written.format(name))
-    for value in ("s", 5, None, True, ["s"], {"a": "s"}, ""):
-        assert redacted({key: value}) == {key: "[REDACTED]"}
-        assert redacted({"a": [[{key: value, "b": 1}]]}) == {"a": [[{key: "[REDACTED]", "b": 1}]]}
+class Colour(Enum):
+    RED = "red"
 
 
-@pytest.mark.parametrize(
-    "value",
-    [
-        {"user": "bob"},
-        {"text": "my password is s"},
-        ["token", "secret"],
-        {"pass": "s", "key": "s", "apikey": "s", "private": "s"},
-        "password",
-        None,
-        5,
-        {},
-        [],
-    ],
-)
-def test_what_is_no_secret_stays(value: Any) -> None:
-    assert redacted(value) == value
+def circular() -> list[Any]:
+    inside: list[Any] = []
+    inside.append(inside)
+    return inside
 
 
-def test_text_without_a_secret_is_not_written_anew() -> None:
-    assert redacted_json(b'{"a":1.0e5, "b":[]}') == b'{"a":1.0e5, "b":[]}'
-
-
-def test_secret_whose_name_holds_other_letters_is_found() -> None:
-    assert redacted({"Passwört_TOKEN_é": 1}) == {"Passwört_TOKEN_é": "[REDACTED]"}
-
-
-trees = st.recursive(
-    st.just("HIDDEN") | st.integers(0, 9),
-    lambda inner: (
-        st.lists(inner, max_size=3)
-        | st.dictionaries(st.sampled_from(["a", "b", "Token", "my-PWD"]), inner, max_size=3)
-    ),
-    max_leaves=12,
-)
-
-
-def naive(value: Any) -> Any:
-    if isinstance(value, list):
-        return [naive(item) for item in value]
-    if isinstance(value, dict):
-        secret = ("Token", "my-PWD")
-        return {key: "[REDACTED]" if key in secret else naive(item) for key, item in value.items()}
+def deep(levels: int) -> list[Any]:
+    value: list[Any] = []
+    for _ in range(levels):
+        value = [value]
     return value
 
 
-@given(trees)
-def test_redaction_is_that_of_the_naive_walk(value: Any) -> None:
-    assert redacted(value) == naive(value)
+MOMENT = datetime(2026, 1, 31, 18, 0, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    ("odd", "written"),
+    [
+        ("caf\udce9", "caf\\udce9"),
+        ({"caf\udce9": 1}, {"caf\\udce9": 1}),
+        ({(1, 2): 3}, {"(1, 2)": 3}),
+        ({Named(): 3}, {"its text": 3}),
+        ({Unprintable(): 3}, {"[UNWRITABLE]": 3}),
+        (2**70, 2**70),
+        (-(2**70), -(2**70)),
+        (10**4299, 10**4299),
+        (10**4300, "[UNWRITABLE]"),
+        (float("nan"), None),
+        ({1}, [1]),
+        (b"x", "b'x'"),
+        (Unprintable(), "[UNWRITABLE]"),
+        (Stopping(), "[UNWRITABLE]"),
+        (circular(), ["[UNWRITABLE]"]),
+        (deque([2**70]), [2**70]),
+        (MappingProxyType({"a": 2**70}), {"a": 2**70}),
+        (Point(2**70), {"x": 2**70}),
+        (Point, str(Point)),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+@pytest.mark.parametrize("beside", ["\ud800", {2**64: 1}, 2**64, Unprintable(), None], ids=range(5))
+def test_odd_parts_are_replaced_and_the_rest_is_kept(odd: Any, written: Any, beside: Any) -> None:
+    rest = {
+        "a": [1, 1.5, "ä", True, None],
+        "b": MOMENT,
+        "c": (1,),
+        "d": Colour.RED,
+        5: UUID(int=0),
+        MOMENT: Point(0),
+    }
+    found = json.loads(dumps_foreign([odd, rest, odd, beside]))
+    assert found[:3] == [
+        written,
+        {
+            "a": [1, 1.5, "ä", True, None],
+            "b": "2026-01-31T18:00:00+00:00",
+            "c": [1],
+            "d": "red",
+            "5": "00000000-0000-0000-0000-000000000000",
+            "2026-01-31T18:00:00+00:00": {"x": 0},
+        },
+        written,
+    ]
+
+
+def test_what_is_nested_too_deeply_is_cut() -> None:
+    value = json.loads(dumps_foreign(["kept", deep(5_000)]))
+    assert value[0] == "kept"
+    assert dumps_foreign(deep(5_000)).count(b"[") == 201
+    assert json.loads(dumps_foreign(deep(150))) == deep(150)
+
+
+def test_what_stands_twice_is_not_circular() -> None:
+    same = [2**70]
+    assert json.loads(dumps_foreign([same, same])) == [same, same]

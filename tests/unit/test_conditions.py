@@ -578,8 +578,28 @@ def test_condition_compares_as_json_equal_does(wanted: Any, value: Any) -> None:
     assert said({"param_eq": {"p": wanted}}, {"p": value}) is expected
 
 
-def test_number_that_may_not_be_what_was_sent_is_not_searched() -> None:
-    held = compile_conditions({"param_matches": {"id": "^1"}})
+def test_number_is_searched_by_its_json_text_whatever_its_size() -> None:
+    held = compile_conditions({"param_matches": {"id": "^1[0-9]*1$|e"}})
     assert held is not None
-    assert held({"id": 1.2345678901234568e20}, 0, Work()) not in (True, False)
-    assert held({"id": 12345678901234567}, 0, Work()) is True
+    assert held({"id": 10**20 + 1}, 0, Work()) is True
+    assert held({"id": 10**20}, 0, Work()) is False
+    assert held({"id": 1e20}, 0, Work()) is True
+
+
+@pytest.mark.parametrize(
+    ("operator", "value", "holds"),
+    [
+        ("param_eq", 10**20, True),
+        ("param_eq", 10**20 + 1, False),
+        ("param_eq", 1e20, True),
+        ("param_gt", 10**20 + 1, True),
+        ("param_gt", 10**20, False),
+        ("param_lte", 10**20 + 1, False),
+        ("param_gte", -(10**400), False),
+        ("param_lt", -(10**400), True),
+    ],
+)
+def test_integers_compare_exactly_whatever_their_size(
+    operator: str, value: float, holds: bool
+) -> None:
+    assert said({operator: {"p": 10**20}}, {"p": value}) is holds

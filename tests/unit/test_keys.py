@@ -72,7 +72,7 @@ def test_key_has_what_is_written() -> None:
         (entry(role="Agent"), "unknown role `Agent`"),
         (entry(sha256=""), "sha256 is missing"),
         (entry(sha256='"12"'), "sha256 must be 64 hexadecimal digits"),
-        (entry(sha256="1" * 64), "is not a number that JSON has"),
+        (entry(sha256="1" * 64), "sha256 must be text, not a number"),
         (entry(agents="[]"), "agents must be a list of patterns"),
         (entry(agents="crm"), "agents must be a list of patterns"),
         (entry(agents='[""]'), "agents must be texts that are not empty"),

@@ -199,9 +199,9 @@ WRONG_YAML: list[tuple[str | bytes, int, str]] = [
     ("rules: []\nx-a: .nan", 2, "`.nan` is not a number that JSON has"),
     ("rules: []\nx-a: -.inf", 2, "is not a number that JSON has"),
     ("rules: []\nx-a: 1.0e+999", 2, "is not a number that JSON has"),
-    ("rules: []\nx-a: 18446744073709551616", 2, "of 64 bits at most"),
-    ("rules: []\nx-a: -9223372036854775809", 2, "of 64 bits at most"),
     ("rules: []\nx-a: " + "9" * 5_000, 2, ""),
+    ("rules: []\nx-a: 0x" + "f" * 5_000, 2, "of at most 4300 digits"),
+    ('{"rules": [],\n "x-a": ' + "9" * 5_000 + "}", 2, "of at most 4300 digits"),
     ('{"rules": [],\n "x-a": 1e999}', 2, "is not a number that JSON has"),
     ('{"rules": [],\n "x-a": NaN}', 2, "is not a number that JSON has"),
     ('{"rules": [],\n "x-a": -Infinity}', 2, "is not a number that JSON has"),
@@ -251,7 +251,7 @@ PLACES: list[tuple[str, int, str | None, str]] = [
     ),
     (when("param_eq: {d: [1, .nan]}"), 4, "r", "rules[0].conditions.param_eq.d[1]"),
     (when("param_eq: {d: !x 1}"), 4, "r", "rules[0].conditions.param_eq.d"),
-    (when("param_eq: {d: 99999999999999999999}"), 4, "r", "rules[0].conditions.param_eq.d"),
+    (when("param_eq: {d: .nan}"), 4, "r", "rules[0].conditions.param_eq.d"),
     (when("param_eq: {5: x}"), 4, "r", "rules[0].conditions.param_eq.5"),
     (in_rule("<<: 5"), 3, "r", "rules[0].<<"),
     ("x-a: &a {}\nrules:\n- name: a\n  <<: *a\n  <<: *a", 5, "a", "rules[0].<<"),
@@ -541,7 +541,7 @@ def test_source_of_a_document_loads_as_the_same_policy(text: str) -> None:
 json_values = st.recursive(
     st.none()
     | st.booleans()
-    | st.integers(-(2**63), 2**64 - 1)
+    | st.integers(-(10**40), 10**40)
     | st.floats(allow_nan=False, allow_infinity=False)
     | st.text(st.characters(exclude_categories=["Cs"])),
     lambda inner: (
@@ -846,7 +846,7 @@ def test_policy_made_in_python_blocks_by_default() -> None:
         {"conditions": {"param_eq": {"a": float("nan")}}},
         {"conditions": {"param_eq": {"a": {1, 2}}}},
         {"conditions": {"param_eq": {"a": b"bytes"}}},
-        {"conditions": {"param_eq": {"a": 2**64}}},
+        {"conditions": {"param_eq": {"a": 10**4300}}},
         {"conditions": {"param_eq": {5: 1}}},
         {"conditions": {"param_eq": {"a": "\ud800"}}},
         {"match_type": "\ud800"},

@@ -151,8 +151,11 @@ def test_explanation_and_engine_agree_where_the_budget_is_spent() -> None:
 def test_single_action_that_takes_more_than_it_may_is_left_to_be_decided_with_care() -> None:
     engine = engine_of(*[{"param_gt": {"n": 5}}] * 3)
     asked = {"action_type": "a", "params": {"n": 1}}
-    assert engine.evaluate_object_json(asked, 2) is None
-    assert json.loads(engine.evaluate_object_json(asked, 3) or b"")["matched_rule"] == "<default>"
+    assert engine.evaluate_object_json(asked, budget=2) is None
+    assert (
+        json.loads(engine.evaluate_object_json(asked, budget=3) or b"")["matched_rule"]
+        == "<default>"
+    )
 
 
 def test_batch_pauses_and_goes_on_where_it_was() -> None:

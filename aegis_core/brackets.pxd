@@ -1,0 +1,1 @@
+cdef bint has_large_integer(bytes text) noexcept
