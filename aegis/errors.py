@@ -21,6 +21,7 @@
         ├── MethodNotAllowed        405 method_not_allowed
         ├── BodyTimeout             408 body_timeout
         ├── Conflict                409 idempotency_key_reused | request_in_progress
+        │                               | request_archived
         ├── PreconditionFailed      412 precondition_failed
         ├── BodyTooLarge            413 body_too_large
         ├── UnsupportedMediaType    415 unsupported_media_type

@@ -323,6 +323,12 @@ class Enforcer:
                 "idempotency_key_reused",
             )
         records = await self._reader.results(earlier.request)
+        if records is None:
+            raise Conflict(
+                "the first request with this `Idempotency-Key` was made, and its records have been"
+                " archived since; see there what became of it",
+                "request_archived",
+            )
         is_running = not earlier.is_done and self._audit.is_alive(earlier.worker)
         # Its outcome may still be on its way to the audit; an executor may also call one `started`.
         if is_running or any(

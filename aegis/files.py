@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -19,11 +20,26 @@ __all__ = [
     "keep_owner",
     "make_private",
     "open_private",
+    "refuse_odd",
     "replacing",
     "sync_folder",
 ]
 
 _ALONGSIDE = ("-wal", "-shm", "-journal", ".lock")  # what a database has beside it while it is made
+
+
+def refuse_odd(path: str | Path) -> None:
+    """See that a name is that of a usual file, or of none: a device or pipe is never replaced.
+
+    Raises:
+        OSError: It is something else's.
+    """
+    with suppress(FileNotFoundError):
+        mode = os.stat(path).st_mode
+        if stat.S_ISDIR(mode):
+            raise IsADirectoryError(errno.EISDIR, "it is a folder; name a file", str(path))
+        if not stat.S_ISREG(mode):
+            raise OSError(errno.EINVAL, "it is a device or a pipe; name a file", str(path))
 
 
 def open_private(path: str, like: str) -> int:
@@ -116,6 +132,7 @@ def replacing(path: str | Path, *, like: str) -> Iterator[str]:
         OSError: It cannot be made.
     """
     path = Path(path)
+    refuse_odd(path)
     file, name = tempfile.mkstemp(".partial", f"{path.name}.", path.parent)
     try:
         try:

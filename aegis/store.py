@@ -25,7 +25,7 @@ import apsw
 
 from aegis.config import Durability, beside
 from aegis.errors import StoreError, shown
-from aegis.files import allocate, make_private, open_private, replacing
+from aegis.files import allocate, make_private, open_private, refuse_odd, replacing
 from aegis.schema import APPLICATION_ID, AS_NOW, MIGRATIONS, UNCHAINED
 
 __all__ = ["Connection", "Store"]
@@ -89,6 +89,8 @@ class Store:
         self.newest_link = memoryview(bytearray(8)).cast("Q")
         self._reads_log = not self.is_memory and self._size("-wal") > 0
         with self._said(f"cannot open {shown(self.path)}"):
+            if not self.is_memory:
+                refuse_odd(self.path)
             if self._reads_log:
                 self._refuse_strange_log()
             self._writer = self._connect()
@@ -196,8 +198,9 @@ class Store:
             self._raise_strange_log()
 
     def _raise_strange_log(self) -> NoReturn:
+        place = os.path.realpath(self.path) if os.path.islink(self.path) else self.path
         raise StoreError(
-            f"{shown(beside(self.path, '-wal'))} was not written for {shown(self.path)}, which was"
+            f"{shown(f'{place}-wal')} was not written for {shown(self.path)}, which was"
             " replaced or removed since; put a backup in place by `aegis restore`, or move that log"
             " away to use the file as it is"
         )
@@ -286,6 +289,13 @@ class Store:
             raise StoreError(f"{doing}: it is not a SQLite database") from None
         except apsw.FullError as error:  # which not every call of SQLite says in words
             raise StoreError(f"{doing}: database or disk is full") from error
+        except apsw.CantOpenError as error:
+            if not (self._is_read_only and self._reads_log):
+                raise StoreError(f"{doing}: {error}") from error
+            raise StoreError(
+                f"{doing}: no file can be made beside it, which its write-ahead log needs; copy both to"
+                " a folder that can be written"
+            ) from error
         except OSError as error:
             raise StoreError(f"{doing}: {error.strerror or error}") from error
         except apsw.Error as error:

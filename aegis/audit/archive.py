@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from aegis.audit.chain import ChainEnd, anchor, newest_link
+from aegis.audit.chain import ChainEnd, anchor
 from aegis.audit.members import COLUMNS
 from aegis.audit.postings import SEGMENT_BITS
 from aegis.audit.records import ARCHIVE, POLICY_COLUMNS
@@ -23,7 +23,7 @@ from aegis.audit.verify import Pin, verify
 from aegis.errors import StoreError, shown
 from aegis.files import replacing
 from aegis.store import Connection, Store, insert_many, transacted
-from aegis.timestamps import now_us
+from aegis.timestamps import now_us, rfc3339
 
 __all__ = ["Archived", "archive"]
 
@@ -38,11 +38,13 @@ class Archived:
         first: The number of the first link; above `last` where there was nothing to move.
         last: The number of the last one.
         hash: Its hash, which the rest goes on from.
+        kept_by: Why older links than asked for stay behind it; None: none do.
     """
 
     first: int
     last: int
     hash: bytes
+    kept_by: str | None
 
 
 def archive(
@@ -71,14 +73,14 @@ def archive(
     _remove(store)
     with store.reading() as connection:
         archived, previous = anchor(connection)
-        last = _end(connection, archived, before_us)
+        last, kept_by = _end(connection, archived, before_us)
         hashed = connection.execute("SELECT hash FROM record WHERE id = ?", (last,)).get
         holds_more = connection.execute(  # than entries of earlier archives
             "SELECT EXISTS (SELECT 1 FROM record WHERE id > ? AND id <= ? AND kind IS NOT ?)",
             (archived, last, ARCHIVE),
         ).get
     if hashed is None or last <= max(archived, 0) or not holds_more:
-        return Archived(archived + 1, archived, previous)
+        return Archived(archived + 1, archived, previous, kept_by)
     count = last - archived
     _copy(store, archived, previous, last, path, lambda done: tick(done, 3 * count))
     chain = ChainEnd(store)
@@ -93,19 +95,31 @@ def archive(
             appended = chain.append(connection, [archive_entry(connection, now)])
         chain.committed(appended)
     _remove(store, lambda done: tick(2 * count + done, 3 * count))
-    return Archived(archived + 1, last, bytes(hashed))
+    return Archived(archived + 1, last, bytes(hashed), kept_by)
 
 
-def _end(connection: Connection, archived: int, before_us: int) -> int:
-    """The last link to move: none after it belongs to one up to it, and all of them have ended."""
-    newest, _ = newest_link(connection)
-    later = connection.execute(
-        "SELECT min(id) FROM record WHERE id > ? AND timestamp_us >= ?", (archived, before_us)
+def _end(connection: Connection, archived: int, before_us: int) -> tuple[int, str | None]:
+    """The last link to move, and why it is not the last one from before that time.
+
+    No link after it belongs to one up to it, and all up to it have ended.
+    """
+    last = connection.execute(
+        "SELECT id FROM record WHERE id > ? AND timestamp_us < ? ORDER BY id DESC LIMIT 1",
+        (archived, before_us),
     ).get
-    last = newest if later is None else later - 1
-    begun = min((number for number, _ in begun_actions(connection)), default=last + 1)
-    asked_for = oldest_repeatable(connection)
-    last = min(last, begun - 1, last if asked_for is None else asked_for - 1)
+    if last is None:
+        return archived, None
+    kept_by = None
+    for first, because in (
+        _later(connection, archived, last, before_us),
+        (min((number for number, _ in begun_actions(connection)), default=None), "has not ended"),
+        (
+            oldest_repeatable(connection),
+            "may be asked for again, for a day, by its Idempotency-Key",
+        ),
+    ):
+        if first is not None and first <= last:
+            last, kept_by = first - 1, f"entry {first} {because}"
     while True:
         parted = connection.execute(
             "SELECT min(intent) FROM record WHERE intent IS NOT NULL AND id > ? AND intent > ?"
@@ -113,8 +127,24 @@ def _end(connection: Connection, archived: int, before_us: int) -> int:
             (last, archived, last),
         ).get
         if parted is None:
-            return max(last, archived)
-        last = parted - 1
+            return max(last, archived), kept_by
+        last, kept_by = parted - 1, f"entry {parted} had not ended then"
+
+
+def _later(connection: Connection, after: int, last: int, before_us: int) -> tuple[int | None, str]:
+    """The first link among these that is not from before a time; a clock ran ahead, or was set back.
+
+    One whose time is still to come says nothing of when it was, and goes with those around it.
+    """
+    rows: list[Any] = connection.execute(
+        "SELECT id, timestamp_us FROM record WHERE id > ? AND id < ? AND timestamp_us >= ?"
+        " AND timestamp_us <= ? ORDER BY id LIMIT 1",
+        (after, last, before_us, now_us()),
+    ).fetchall()
+    if not rows:
+        return None, ""
+    number, moment_us = rows[0]
+    return number, f"is of {rfc3339(moment_us)}, by a clock that ran ahead or was set back since"
 
 
 def _copy(

@@ -181,8 +181,12 @@ class AuditReader:
         async with self.turn():
             return await self._in_thread(self.read_head)
 
-    async def results(self, request: int) -> list[dict[str, Any]]:
-        """The records of a claimed request, in the order of its actions, read in its turn."""
+    async def results(self, request: int) -> list[dict[str, Any]] | None:
+        """The records of a claimed request, in the order of its actions, read in its turn.
+
+        Returns:
+            None: Some of them were archived.
+        """
         async with self.turn():
             return await self._in_thread(self._results, request)
 
@@ -320,11 +324,14 @@ class AuditReader:
             if page:
                 yield page
 
-    def _results(self, request: int) -> list[dict[str, Any]]:
+    def _results(self, request: int) -> list[dict[str, Any]] | None:
         with self.store.reading() as connection:
             numbers: list[Any] = connection.execute(
                 "SELECT record FROM request_record WHERE request = ? ORDER BY position", (request,)
             ).fetchall()
+            archived, _ = anchor(connection)
+            if any(number <= archived for (number,) in numbers):
+                return None
             found: list[dict[str, Any]] = []
             while len(found) < len(numbers):
                 part = [number for (number,) in numbers[len(found) : len(found) + MOST_ROWS_A_PAGE]]

@@ -65,8 +65,11 @@ class _Group(click.Group):
                 os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             from aegis.errors import shown
 
-            place = "standard output" if error.filename is None else shown(str(error.filename))
-            _fail(f"cannot write {place}: {error.strerror}")
+            # What a command opens itself has a name.
+            place = "write standard output"
+            if error.filename is not None:
+                place = f"use {shown(str(error.filename))}"
+            _fail(f"cannot {place}: {error.strerror or error}")
 
     def invoke(self, ctx: click.Context) -> object:
         from aegis.cli.terminal import paint, wants_no_color

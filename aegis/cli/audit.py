@@ -361,10 +361,12 @@ def archive(database: str, before_us: int, path: str) -> None:
             done = archive_trail(store, before_us, path, tick)
     finally:
         store.close()
-    if done.last < done.first:
-        click.echo(f"nothing is older than {timestamps.rfc3339(before_us)}")
-    else:
+    if done.last >= done.first:
         click.echo(f"moved entries {done.first} to {done.last} to {path}")
+    elif done.kept_by is None:
+        click.echo(f"nothing is older than {timestamps.rfc3339(before_us)}")
+    if done.kept_by is not None:
+        click.echo(f"entries from {done.last + 1} on stay, though some are older: {done.kept_by}")
 
 
 @audit.command("backup")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import click
@@ -88,7 +89,12 @@ def init(path: str) -> None:
         return
     try:
         with Path(path).open("x", encoding="utf-8") as file:
-            file.write(STARTER)
+            try:
+                file.write(STARTER)
+                file.flush()
+            except BaseException:
+                os.unlink(path)  # a policy that is cut off allows what its end would block
+                raise
     except FileExistsError:
         raise ConfigError(f"{shown(path)} is there already; name another file") from None
     except OSError as error:

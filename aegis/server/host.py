@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from aegis.config import beside
 from aegis.errors import AegisError, ConfigError, shown
-from aegis.files import open_private
+from aegis.files import open_private, refuse_odd
 
 __all__ = ["Address", "free_address", "notify", "own_database"]
 
@@ -89,13 +89,10 @@ def own_database(path: str) -> Iterator[None]:
     if path == ":memory:":
         yield
         return
-    if os.path.isdir(path):
-        raise ConfigError(
-            f"cannot open {shown(path)}: it is a folder; name a file for the database"
-        )
     name = beside(path, ".server")
     is_new = not os.path.lexists(name)
     try:
+        refuse_odd(path)
         file = _locked(name, path)
     except OSError as error:
         raise ConfigError(f"cannot use {shown(path)}: {error.strerror}") from None

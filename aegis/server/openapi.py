@@ -41,8 +41,9 @@ ERRORS: dict[int, tuple[str, tuple[str, ...]]] = {
     405: ("No such method on this path.", ("method_not_allowed",)),
     408: ("The body did not arrive in time.", ("body_timeout",)),
     409: (
-        "It contradicts an earlier request of the same `Idempotency-Key`, or that one still runs.",
-        ("idempotency_key_reused", "request_in_progress"),
+        "It contradicts an earlier request of the same `Idempotency-Key`, that one still runs, or what"
+        " became of it was archived.",
+        ("idempotency_key_reused", "request_in_progress", "request_archived"),
     ),
     412: ("Another change came first.", ("precondition_failed",)),
     413: ("The body is over its limit.", ("body_too_large",)),

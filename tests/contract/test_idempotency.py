@@ -10,10 +10,12 @@ import pytest
 
 from aegis import Action, Executor, Result, ResultStatus
 from aegis.audit import requests
+from aegis.audit.archive import archive
 from aegis.compiled import CompiledFiles
 from aegis.config import Settings
 from aegis.server import build_app
 from aegis.server.app import App
+from aegis.store import Store
 from aegis.timestamps import now_us
 from tests.contract.client import EXECUTE, POLICY, Client, Reply, app_of, eventually, served
 
@@ -325,3 +327,23 @@ def test_key_may_be_used_for_another_request_after_a_day(monkeypatch: pytest.Mon
         monkeypatch.setattr(requests, "now_us", lambda: now_us() + DAY_US)
         assert ask(client, BATCH).status == 200
         assert executor.done == ["t", "a", "c"]
+
+
+@pytest.mark.parametrize("asked", [READ, BATCH])
+def test_repeat_of_what_was_archived_says_so_and_executes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asked: object
+) -> None:
+    path, executor = tmp_path / "audit.db", Counting()
+    with served(app_of(executor=executor, audit_db_path=path)) as client:
+        ask(client, asked)
+        done = list(executor.done)
+        with monkeypatch.context() as ahead:  # the clock that it is archived by
+            ahead.setattr(requests, "now_us", lambda: now_us() + 2 * DAY_US)
+            store = Store(path)
+            archive(store, now_us() + DAY_US, tmp_path / "old.db")
+            store.close()
+        assert client.records() == []
+        reply = ask(client, asked)
+        assert (reply.status, reply.code) == (409, "request_archived")
+        assert ask(client, {"type": "write"}).code == "idempotency_key_reused"
+        assert executor.done == done

@@ -129,6 +129,13 @@ def test_full_disk_leaves_no_part_of_what_was_to_be_written(
     assert names(small_disk) == ["made"]
 
 
+def test_starter_policy_is_written_whole_or_not_at_all(filled: Path, small_disk: Path) -> None:
+    with disk_filled(small_disk):
+        ended = end_of(filled, "init", str(small_disk / "policy.yaml"))
+        assert (ended.code, names(small_disk)) == (2, ["filler"])
+    assert "No space left on device" in ended.stderr
+
+
 def interrupt(*_: object) -> NoReturn:
     raise KeyboardInterrupt
 

@@ -73,6 +73,17 @@ def test_what_nobody_writes_is_read_where_nothing_can_be_written(
         assert ended.code == 0, ended.stderr
 
 
+def test_log_that_needs_a_file_beside_it_is_said_to(stopped: Path, small_disk: Path) -> None:
+    with Server(stopped) as server:
+        server.kill_all()
+    for name in (DATABASE, f"{DATABASE}-wal"):
+        shutil.copy(stopped / name, small_disk)
+    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+    ended = end_of(stopped, "audit", "verify", str(small_disk / DATABASE))
+    assert (ended.code, ended.stderr.count("\n")) == (2, 1)
+    assert "copy both to a folder that can be written" in ended.stderr
+
+
 def test_who_reads_makes_nothing(stopped: Path) -> None:
     for name in ("backup.db", DATABASE):
         before = {path: path.read_bytes() for path in made(stopped)}

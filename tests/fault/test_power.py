@@ -115,7 +115,7 @@ def test_recorded_decision_is_synced_before_its_answer(tmp_path: Path, left: Pat
     with machine(tmp_path, audit_decisions="all") as on:
         for number in range(5):
             on.client.post(EVALUATE, [{"type": "read", "target": str(number)}])
-            assert str(number) in targets(restored(left, on.disk.cut()), "skipped")
+            assert str(number) in targets(restored(left, on.disk.cut()), "decided")
 
 
 def test_policy_is_synced_before_its_answer(tmp_path: Path, left: Path) -> None:

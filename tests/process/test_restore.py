@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.process.server import POLICY, Ended, Server, end_of
+from tests.unit.test_audit import opened
 
 DATABASE = "aegis_audit.db"
 
@@ -39,7 +40,11 @@ def targets(folder: Path, database: str = DATABASE) -> list[str]:
 
 def refused(folder: Path, *arguments: str) -> Ended:
     """A refusal, which changes nothing."""
-    before = {path: path.read_bytes() for path in folder.glob(f"{DATABASE}*")}
+    before = {
+        path: path.read_bytes()
+        for path in folder.glob(f"{DATABASE}*")
+        if path.suffix != ".server"  # has the process that looked last
+    }
     ended = end_of(folder, "restore", *arguments)
     assert (ended.stdout, ended.stderr.count("\n")) == ("", 1)
     assert {path: path.read_bytes() for path in before} == before
@@ -90,6 +95,21 @@ def test_restore_is_refused_while_a_server_runs(tmp_path: Path) -> None:
         ended = refused(tmp_path, "backup.db")
         assert (ended.code, "serves the database" in ended.stderr) == (2, True)
         execute(server, "after")
+
+
+def test_restore_is_refused_while_an_application_writes(killed: Path) -> None:
+    with opened(killed / DATABASE):
+        ended = refused(killed, "backup.db")
+    assert (ended.code, "a process writes" in ended.stderr) == (2, True)
+
+
+def test_only_a_usual_file_is_replaced(killed: Path) -> None:
+    os.mkfifo(killed / "pipe")
+    (killed / "folder").mkdir()
+    for name in ("pipe", "folder"):
+        ended = refused(killed, "backup.db", "--audit-db", name)
+        assert (ended.code, "name a file" in ended.stderr) == (2, True)
+    assert not [*killed.glob("pipe.*"), *killed.glob("folder.*")]
 
 
 def test_only_a_whole_backup_of_ours_is_restored(killed: Path) -> None:

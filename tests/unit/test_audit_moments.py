@@ -250,6 +250,58 @@ def test_records_that_a_key_may_ask_for_are_not_archived(tmp_path: Path) -> None
         assert asyncio.run(targets(log)) == []
 
 
+HOUR_US = 3_600_000_000
+
+
+def archived_of(tmp_path: Path, ages_h: list[int], before_h: int) -> tuple[int, str | None]:
+    """Up to which link a trail is archived, and what keeps the rest, by the links' ages in hours."""
+    now = now_us()
+    with opened(tmp_path / "audit.db") as (log, store):
+        asyncio.run(log.append([record(timestamp_us=now - age * HOUR_US) for age in ages_h]))
+        done = archive(store, now - before_h * HOUR_US, tmp_path / "old.db")
+    return done.last, done.kept_by
+
+
+@pytest.mark.parametrize(
+    ("ages_h", "last", "because"),
+    [
+        ([50, 40, 30, 20, 10], 3, None),
+        ([50, -9_000, 30, 20, -5], 3, None),  # a clock ran ahead, further than now
+        ([50, 2, 30, 20, 10], 1, "entry 2 is of "),  # it ran ahead, or was set back since
+        ([50, 40, 10, -1, 30, 20], 2, "entry 3 is of "),
+        ([2, 1], 0, None),
+        ([2, 30, 1], 0, "entry 1 is of "),
+    ],
+)
+def test_clock_that_ran_ahead_keeps_no_links_from_the_archive_unsaid(
+    tmp_path: Path, ages_h: list[int], last: int, because: str | None
+) -> None:
+    found, kept_by = archived_of(tmp_path, ages_h, 25)
+    assert found == last
+    assert (kept_by or "").startswith(because or "")
+    assert (kept_by is None) == (because is None)
+
+
+def test_archive_says_which_action_and_which_request_keep_the_rest(tmp_path: Path) -> None:
+    with opened(tmp_path / "audit.db") as (log, store):
+
+        async def fill() -> None:
+            await log.append([record()])
+            await log.append([record()], claim=CLAIM, is_last=True)
+            await log.append([begun("runs", log)])
+
+        asyncio.run(fill())
+        done = archive(store, now_us(), tmp_path / "old.db")
+        assert (done.last, done.kept_by) == (
+            1,
+            "entry 2 may be asked for again, for a day, by its Idempotency-Key",
+        )
+        with store.transaction() as connection:
+            connection.execute("UPDATE request SET created_us = 0")
+        done = archive(store, now_us(), tmp_path / "more.db")
+        assert (done.last, done.kept_by) == (2, "entry 3 has not ended")
+
+
 # --- pins ----------------------------------------------------------------------------------------
 
 
