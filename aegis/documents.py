@@ -24,6 +24,7 @@ __all__ = [
     "Document",
     "Lines",
     "LookAlikes",
+    "is_blank",
     "is_encodable",
     "is_number_of_json",
     "read_document",
@@ -76,6 +77,11 @@ def read_document(source: str) -> Document:
         if _is_json(source):
             return _JsonReader(source).read()
     return _YamlReader(source).read()
+
+
+def is_blank(source: str) -> bool:
+    """Whether there is nothing in a text but comments."""
+    return all(not line.strip() or line.lstrip().startswith("#") for line in source.splitlines())
 
 
 def is_number_of_json(value: object) -> bool:

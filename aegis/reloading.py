@@ -6,12 +6,15 @@ import hashlib
 import logging
 import os
 import threading
+import time
 from collections.abc import Sequence
 from typing import Self
 
+from aegis.documents import is_blank
 from aegis.errors import AegisError, NotReady, PolicyError, Problem, shown
 from aegis.policies import decoded_policy, read_policy
 from aegis.sharing import InForce, PolicyVersions
+from aegis.watched import Look, Settling, look_at
 
 __all__ = ["PolicyFile", "log_oddities"]
 
@@ -24,8 +27,7 @@ MISSING_LOOKS = 8
 """A file that is being replaced may be gone for fewer looks than these."""
 _MOST_LOGGED = 20
 _END_S = 2.0
-
-_Look = tuple[int, int, int, int] | None
+_EMPTY = "the file is empty and had a policy before; write `rules: []` for one without rules"
 
 
 def log_oddities(path: str, oddities: Sequence[Problem]) -> None:
@@ -78,6 +80,9 @@ class PolicyFile:
             in_force = self._versions.in_force()
         else:
             try:
+                if is_blank(source) and not is_blank(self._versions.file_source()):
+                    # More likely cut than meant: without rules everything is decided by the defaults.
+                    raise PolicyError([Problem(_EMPTY, 1)])
                 in_force = self._versions.put_file(self._versions.text_of(source, digest))
             except PolicyError as error:
                 self._refused(error)
@@ -112,24 +117,29 @@ class PolicyFile:
             self._thread.join(_END_S)
 
     def _watch(self) -> None:
-        loaded: _Look = None  # how it looked when it was last loaded
-        last: _Look = None
+        loaded: Look = None  # how it looked when it was last loaded
+        last: Look = None
         missing = 0
+        settling = Settling(self._path, time.monotonic)
         while not self._over.wait(LOOK_S):
             if not self._versions.is_first_to_watch():
                 loaded = None  # who becomes the first later looks at it afresh
                 continue
-            now = _look(self._path)
+            now = look_at(self._path)
             missing = 0 if now is not None else missing + 1
-            # What is still being written is left to settle.
             is_new = now is not None and now == last != loaded
             last = now
-            if missing == MISSING_LOOKS:
-                loaded = None
-                self.reload_and_log()
-            elif is_new:
+            if missing == MISSING_LOOKS or (is_new and self._is_whole(settling, now)):
                 loaded = now
                 self.reload_and_log()
+
+    def _is_whole(self, settling: Settling, look: Look) -> bool:
+        """Whether a file that has changed is not written any more, as far as can be known."""
+        try:
+            size_before = len(self._versions.file_source().encode())
+        except AegisError:
+            size_before = 0  # to load it fails as well, and says why
+        return settling.is_whole(look, size_before) and settling.is_written(look)
 
     def reload_and_log(self) -> None:
         """Put the file into force where nobody waits for an answer: the log has what becomes of it."""
@@ -147,12 +157,3 @@ class PolicyFile:
             _log.error("the policy in force stays: %s", error)
         except Exception:  # noqa: BLE001 - the edge: whoever calls must go on
             _log.exception("the policy file could not be loaded by a defect")
-
-
-def _look(path: str) -> _Look:
-    """What changes about a file when anything about it changes; None: there is none."""
-    try:
-        found = os.stat(path)
-    except OSError:
-        return None
-    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns

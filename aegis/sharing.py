@@ -207,6 +207,11 @@ class PolicyVersions:
         last = self.history.newest("file")
         return last is not None and last.sha256 == sha256
 
+    def file_source(self) -> str:
+        """The text that was last loaded from the policy file; "": none was."""
+        last = self.history.newest("file")
+        return "" if last is None else self.history.source(last.version)
+
     def text_of(self, source: str, sha256: str) -> PolicyText:
         """A text and what is compiled of it, now or before.
 

@@ -41,6 +41,7 @@ from aegis.server.api import Api
 from aegis.server.app import App
 from aegis.server.kernel import Lifecycle, Route
 from aegis.server.state import ServerState
+from aegis.shared_bytes import SharedBytes
 from aegis.sharing import InForce, PolicyVersions
 from aegis.store import Store
 from aegis.versions import PolicyHistory
@@ -184,6 +185,7 @@ def build_app(
     executor: Executor | None = None,
     session_id: str | None = None,
     server: ServerState | None = None,
+    known_keys: SharedBytes | None = None,
 ) -> App:
     """Build the server from settings; `create_app` is the door for everybody else.
 
@@ -193,10 +195,12 @@ def build_app(
         executor: Does the actions.
         session_id: Of actions that name none; the same for all workers of a server.
         server: Of the `aegis serve` whose worker this is.
+        known_keys: What its workers know of the keys file.
     """
-    keys = KeyRing(environment_keys(settings.api_key, settings.admin_key), settings.keys_file)
+    fixed = environment_keys(settings.api_key, settings.admin_key)
+    keys = KeyRing(fixed, settings.keys_file, shared=known_keys)
     service = _Service(
-        settings, file, executor or NoOpExecutor(), session_id or uuid.uuid4().hex, server
+        settings, file, executor or NoOpExecutor(), session_id or uuid.uuid4().hex, server, keys
     )
     api = Api(
         settings,
@@ -276,12 +280,14 @@ class _Service:
         executor: Executor,
         session_id: str,
         server: ServerState | None,
+        keys: KeyRing,
     ) -> None:
         self._settings = settings
         self._file = file
         self._executor = executor
         self._session_id = session_id
         self._server = server
+        self._keys = keys
         self._parts: _Open | None = None
         self._draining: asyncio.Task[None] | None = None
         self._signer = None
@@ -375,7 +381,10 @@ class _Service:
         return policy_file.reload()
 
     def reload_files(self) -> None:
-        """Load the policy file again, and say what becomes of it; called in a thread."""
+        """Load the policy file again, and say what becomes of it; called in a thread.
+
+        The keys file needs no word: every process looks at it all the time.
+        """
         parts = self._parts
         if parts is not None and parts.policy_file is not None:
             parts.policy_file.reload_and_log()
@@ -395,6 +404,9 @@ class _Service:
         failures, why = self._open.versions.file_failures()
         if failures:
             notices["policy_file"] = {"failures": failures, "error": why}
+        failures, why = self._keys.failures()
+        if failures:
+            notices["keys_file"] = {"failures": failures, "error": why}
         if server is not None and (missing := server.missing()):
             notices["workers"] = {
                 "running": server.workers - missing,

@@ -367,6 +367,13 @@ def _schemas(settings: Settings) -> Schema:
                     },
                     description="Where it could not be loaded; the policy in force stays.",
                 ),
+                "keys_file": _object(
+                    {
+                        "failures": {"type": "integer", "minimum": 1},
+                        "error": {**_TEXT_OR_NULL, "description": "Why it is refused now."},
+                    },
+                    description="Where it was refused; the keys before it stay in force.",
+                ),
                 "workers": _object(
                     {
                         "running": {"type": "integer", "minimum": 0},
@@ -376,7 +383,7 @@ def _schemas(settings: Settings) -> Schema:
                     description="Where not all of them run; those that do answer.",
                 ),
             },
-            optional=("version", "policy_file", "workers"),
+            optional=("version", "policy_file", "keys_file", "workers"),
         ),
         **{
             f"Error{status}": _object(

@@ -27,12 +27,13 @@ from aegis.compiled import PolicyText
 from aegis.config import Settings, is_loopback
 from aegis.decisions import Snapshot
 from aegis.errors import ConfigError, Problem, shown
-from aegis.keys import read_keys
+from aegis.keys import MAX_SHARED_BYTES, KeyRing, read_keys
 from aegis.server.host import Address, free_address, notify, own_database
 from aegis.server.kernel import LARGEST_HEADERS_BYTES
 from aegis.server.signals import Wakeup, blocked_signals, hold_hangups, release_hangups
 from aegis.server.state import ServerState
 from aegis.server.worker import Inherited, loader
+from aegis.shared_bytes import SharedBytes
 from aegis.sharing import PolicyVersions
 from aegis.store import Store
 
@@ -129,6 +130,7 @@ def _run(
         uuid.uuid4().hex,
         state,
         wakeup,
+        _known_keys(settings.keys_file),
         os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC),
         os.getpid(),
         stopping,
@@ -166,6 +168,15 @@ def _run(
     server.serve(target_loader=loader(inherited), wrap_loader=False)
     if server.failure is not None:
         raise ConfigError(server.failure)
+
+
+def _known_keys(path: str | None) -> SharedBytes | None:
+    """What is known of the keys file, for workers to share."""
+    if path is None:
+        return None
+    shared = SharedBytes(MAX_SHARED_BYTES)
+    KeyRing([], path, shared=shared)
+    return shared
 
 
 def grace_s(settings: Settings) -> float:

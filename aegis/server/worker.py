@@ -26,6 +26,7 @@ from aegis.server.app import App
 from aegis.server.connections import Farewell, limit_unread
 from aegis.server.signals import Wakeup, reset_in_worker
 from aegis.server.state import ServerState, WorkerStart
+from aegis.shared_bytes import SharedBytes
 
 __all__ = ["Inherited", "load_executor", "loader"]
 
@@ -46,6 +47,7 @@ class Inherited:
         session_id: Of actions that name none.
         state: Shared by all processes of the server.
         wakeup: Wakes the parent.
+        known_keys: What workers know of the keys file; None: there is none.
         reloads: An eventfd: whoever reads it loads the files again.
         parent: The parent's process.
         stopping: A pipe that ends when the parent stops, or is gone.
@@ -59,6 +61,7 @@ class Inherited:
     session_id: str
     state: ServerState
     wakeup: Wakeup
+    known_keys: SharedBytes | None
     reloads: int
     parent: int
     stopping: int
@@ -88,6 +91,7 @@ def loader(inherited: Inherited) -> Callable[[WorkerStart], App]:
                 executor=executor,
                 session_id=inherited.session_id,
                 server=inherited.state,
+                known_keys=inherited.known_keys,
             )
             loop.run_until_complete(app.open())
         except AegisError as error:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from pathlib import Path
 from time import monotonic
 
@@ -120,6 +122,42 @@ def test_broken_file_leaves_the_keys_in_force_and_is_told(tmp_path: Path) -> Non
             return "the keys that were read before stay in force" in server.stderr
 
         assert until(is_told, "the log says so")
+
+
+def test_worker_that_is_replaced_while_the_file_is_broken_knows_the_last_good_keys(
+    tmp_path: Path,
+) -> None:
+    key = new(tmp_path, "bot", "--role", "agent")
+    with Server(tmp_path, "--keys", "keys.yaml", "--workers", "2") as server:
+        server.wait_for_workers(2)
+        good = (tmp_path / "keys.yaml").read_text()
+        (tmp_path / "keys.yaml").write_text("keys: [")
+        for pid in server.children:
+            os.kill(pid, signal.SIGKILL)
+        until(lambda: _status(server, key) == 200, "one is back")
+        server.wait_for_workers(2)
+        assert {_status(server, key) for _ in range(20)} == {200}
+        ready = server.ask("GET", "/health/ready")
+        assert (ready.status, ready.json()["keys_file"]) == (
+            200,
+            {"failures": 1, "error": "the keys file is refused; the log says why"},
+        )
+        for arguments in (("list",), ("new", "x", "--role", "agent"), ("revoke", "bot")):
+            assert keys(tmp_path, *arguments).code == 2
+        assert (tmp_path / "keys.yaml").read_text() == "keys: ["
+        (tmp_path / "keys.yaml").write_text(good)
+        until(
+            lambda: server.ask("GET", "/health/ready").json()["keys_file"]["error"] is None,
+            "it is told that the file is good again",
+        )
+        assert server.stop() == 0
+
+
+def _status(server: Server, key: dict[str, str]) -> int | None:
+    try:
+        return server.ask(*EVALUATE, headers=key).status
+    except OSError:
+        return None
 
 
 def test_server_says_how_many_keys_there_are(tmp_path: Path) -> None:

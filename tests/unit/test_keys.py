@@ -13,6 +13,7 @@ import pytest
 from aegis.errors import ConfigError
 from aegis.keys import (
     LOOK_AGAIN_S,
+    MAX_SHARED_BYTES,
     KeyRing,
     Permission,
     Role,
@@ -25,6 +26,8 @@ from aegis.keys import (
     read_keys,
     remove_key,
 )
+from aegis.shared_bytes import SharedBytes
+from aegis.watched import SHRUNK_S, is_being_written
 
 DIGEST = digest_of(b"secret").hex()
 OTHER = digest_of(b"other").hex()
@@ -270,6 +273,100 @@ def test_ring_takes_a_mended_file(tmp_path: Path) -> None:
     path.write_text(ONE)
     clock.pass_by()
     assert name_of(ring, b"secret") == "one"
+
+
+@pytest.mark.parametrize("emptied", ["", "\n", "# nothing\n"])
+def test_ring_does_not_take_an_emptied_file_for_no_keys(
+    tmp_path: Path, emptied: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "keys.yaml"
+    ring, clock = ring_of(path, ONE)
+    path.write_text(emptied)
+    for _ in range(20):
+        clock.pass_by()
+        assert name_of(ring, b"secret") == "one"
+    assert ring.failures() == (1, "the keys file is refused; the log says why")
+    assert "is empty; write `keys: []` to take all keys away" in caplog.text
+    path.write_text("keys: []")
+    for _ in range(20):
+        clock.pass_by()
+        ring.look()
+    assert name_of(ring, b"secret") is None
+    assert ring.failures() == (1, None)
+
+
+def test_ring_waits_for_a_file_that_has_become_shorter(tmp_path: Path) -> None:
+    path = tmp_path / "keys.yaml"
+    ring, clock = ring_of(path, entry(agents="[a]"))
+    whole = path.read_text()
+    path.write_text(ONE)  # what is written of it first: the key may speak for anybody
+    while clock.now < SHRUNK_S - LOOK_AGAIN_S:
+        clock.pass_by()
+        key = ring.find(b"secret")
+        assert key is not None
+        assert key.agents == ("a",)
+    path.write_text(whole)
+    for _ in range(10):
+        clock.pass_by()
+        key = ring.find(b"secret")
+        assert key is not None
+        assert key.agents == ("a",)
+    path.write_text(ONE)
+    for _ in range(10):
+        clock.pass_by()
+        ring.look()
+    key = ring.find(b"secret")
+    assert key is not None
+    assert key.agents == ()
+
+
+def test_ring_waits_for_who_writes_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "keys.yaml"
+    ring, clock = ring_of(path, ONE)
+    with path.open("a") as writer:
+        writer.write(TWO.removeprefix(ONE))
+        writer.flush()
+        if not is_being_written(str(path)):
+            pytest.skip("the file system does not tell who writes")
+        clock.pass_by()
+        assert name_of(ring, b"other") is None
+    clock.pass_by()
+    assert name_of(ring, b"other") == "two"
+
+
+def test_rings_of_a_server_know_the_last_good_keys_whenever_they_are_made(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "keys.yaml"
+    path.write_text(TWO)
+    shared = SharedBytes(MAX_SHARED_BYTES)
+    clock = Clock()
+    rings = [KeyRing([], str(path), clock, shared=shared) for _ in range(2)]
+    path.write_text("keys: [")
+    clock.pass_by()
+    rings.append(KeyRing([], str(path), clock, shared=shared))
+    for ring in rings:
+        assert name_of(ring, b"other") == "two"
+        assert ring.failures() == (1, "the keys file is refused; the log says why")
+    assert caplog.text.count("stay in force") == 1
+    path.write_text(TWO + "\n")
+    clock.pass_by()
+    assert name_of(rings[0], b"other") == "two"
+    change_keys(str(path), lambda source: remove_key(source, "k", "two"))
+    clock.pass_by()
+    assert [name_of(ring, b"other") for ring in rings] == [None] * 3
+    assert [ring.failures() for ring in rings] == [(1, None)] * 3
+    assert caplog.text.count("was read again: 1 keys") == 1
+
+
+def test_what_rings_share_has_no_secret_and_all_of_a_key(tmp_path: Path) -> None:
+    path = tmp_path / "keys.yaml"
+    path.write_text(entry(agents='["crm-*", mail]', expires='"2027-01-31T00:00:00Z"'))
+    shared = SharedBytes(MAX_SHARED_BYTES)
+    KeyRing([], str(path), shared=shared)
+    found = KeyRing([], str(path), shared=shared).find(b"secret")
+    assert found == parse_keys(path.read_text(), "k")[0]
+    assert b"secret" not in shared.read()[1]
 
 
 def test_ring_without_a_file_never_looks(tmp_path: Path) -> None:

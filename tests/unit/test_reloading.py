@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from aegis import reloading
+from aegis import watched as watched_file
 from aegis.compiled import CompiledFiles
 from aegis.errors import NotReady, PolicyError
 from aegis.reloading import PolicyFile
@@ -204,6 +205,67 @@ def test_link_that_is_changed_is_a_change(
     until(lambda: versions.newest[0] == 2)
     policy_file.stop()
     assert rule(versions) == "second"
+
+
+@pytest.mark.usefixtures("watched")
+def test_change_of_the_same_size_and_moment_is_seen(file: Path, versions: PolicyVersions) -> None:
+    found = file.stat()
+    time.sleep(0.05)  # it has been looked at
+    file.write_text(text("other"))
+    os.utime(file, ns=(found.st_atime_ns, found.st_mtime_ns))
+    assert file.stat().st_size == found.st_size
+    until(lambda: versions.newest[0] == 2)
+    assert rule(versions) == "other"
+
+
+@pytest.mark.usefixtures("watched")
+@pytest.mark.parametrize("pause_s", [0.1, 0.3])
+def test_half_written_file_is_not_put_into_force(
+    file: Path, versions: PolicyVersions, monkeypatch: pytest.MonkeyPatch, pause_s: float
+) -> None:
+    monkeypatch.setattr(watched_file, "SHRUNK_S", 0.6)
+    whole = "rules:\n- name: deny\n  match: {type: pay}\n  approval: block\n"
+    file.write_text(whole)
+    until(lambda: versions.newest[0] == 2)
+    file.write_text("rules:\n- name: deny\n  match: {type: pay}\n")  # and closed
+    time.sleep(pause_s)
+    assert versions.newest[0] == 2
+    with file.open("a") as writer:
+        writer.write("  approval: block\n- name: second\n")
+    until(lambda: versions.newest[0] == 3)
+    assert versions.load_newest().engine.evaluate("pay").approval == "block"
+    file.write_text("rules:\n- name: short\n")
+    until(lambda: versions.newest[0] == 4)
+
+
+@pytest.mark.usefixtures("watched")
+def test_file_that_is_open_to_be_written_is_waited_for(
+    file: Path, versions: PolicyVersions
+) -> None:
+    with file.open("a") as writer:
+        writer.write("\n# more")
+        writer.flush()
+        if not watched_file.is_being_written(str(file)):
+            pytest.skip("the file system does not tell who writes")
+        time.sleep(0.1)
+        assert versions.newest[0] == 1
+    until(lambda: versions.newest[0] == 2)
+
+
+@pytest.mark.usefixtures("watched")
+@pytest.mark.parametrize("emptied", ["", "\n", "# nothing\n"])
+def test_emptied_file_is_refused_and_told(
+    file: Path, versions: PolicyVersions, emptied: str, monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(watched_file, "SHRUNK_S", 0.05)
+    file.write_text(emptied)
+    until(lambda: versions.file_failures()[0] == 1)
+    assert "the file is empty and had a policy before; write `rules: []`" in caplog.text
+    assert rule(versions) == "first"
+    file.write_text("rules: []")
+    until(lambda: versions.file_failures() == (1, None))
+    assert rule(versions) == "<default>"
 
 
 @pytest.mark.usefixtures("watched")
