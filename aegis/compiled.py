@@ -1,4 +1,4 @@
-"""Compiled policies: made once, kept in files beside the database, mapped by every process.
+"""Compiled policies: made once, kept in files beside the database, read by every process.
 
 The files are a cache. They hold nothing that the policy's text does not say, so they may be deleted
 at any time, and one that is damaged, of another release or of another user is not used.
@@ -18,6 +18,7 @@ import tempfile
 import time
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
+from io import FileIO
 from pathlib import Path
 from typing import Any
 
@@ -135,7 +136,7 @@ def pack(policy: CompiledPolicy) -> bytes:
         }
     )
     members = bytes(policy.members)
-    # The block begins where it can be mapped alone.
+    # The block begins a page, as it does in memory.
     said += b" " * (-(_HEAD.size + len(said) + len(members)) % mmap.ALLOCATIONGRANULARITY)
     block = policy.engine.block
     digest = _digest(said, members, block)
@@ -157,15 +158,15 @@ def unpack(data: bytes, sha256: str | None = None) -> CompiledPolicy:
 
     Cost: reads them once, to see that they are whole.
     """
-    start = _start_of_block(data)
+    start = _start_of_block(data, len(data))
     return replace(_opened(memoryview(data)[:start], data[start:], sha256), packed=data)
 
 
-def _start_of_block(data: Buffer) -> int:
-    if len(data) < _HEAD.size:
+def _start_of_block(head: bytes, size: int) -> int:
+    if len(head) < _HEAD.size:
         raise ValueError("it is cut off")
-    magic, _, *sizes = _HEAD.unpack_from(data)
-    if magic != _MAGIC or len(data) != _HEAD.size + sum(sizes):
+    magic, _, *sizes = _HEAD.unpack_from(head)
+    if magic != _MAGIC or size != _HEAD.size + sum(sizes):
         raise ValueError("it is no compiled policy of this release")
     return _HEAD.size + int(sizes[0]) + int(sizes[1])
 
@@ -245,13 +246,13 @@ class CompiledFiles:
         Args:
             sha256: The text's digest, in hexadecimal.
 
-        Cost: maps the file and reads it once.
+        Cost: reads the file once.
         """
         if self._prefix is None:
             return None
         path = self._path(self._prefix, sha256)
         try:
-            return _mapped(path, sha256)
+            return _read(path, sha256)
         except FileNotFoundError:
             return None
         except (OSError, ValueError) as error:
@@ -297,30 +298,44 @@ class CompiledFiles:
         return f"{prefix}{sha256[:_NAMED_BY]}"
 
 
-def _mapped(path: str, sha256: str) -> CompiledPolicy:
-    """The policy of a file of ours, in memory that it shares with all who map it.
+def _read(path: str, sha256: str) -> CompiledPolicy:
+    """The policy of a file of ours, in memory of this process alone.
+
+    A file that is mapped and cut ends every process that looks at what is missing, and one that is
+    written changes what they decide; what is read once does neither.
 
     Raises:
-        OSError: There is none, or it cannot be mapped.
+        OSError: There is none, or it cannot be read.
         ValueError: Others could have written it, or it is damaged.
     """
     file = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-    try:
+    with open(file, "rb", buffering=0) as reader:
         found = os.fstat(file)
         if found.st_uid != os.geteuid() or found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
             raise ValueError("others than this user may have written it")
-        whole = mmap.mmap(file, 0, access=mmap.ACCESS_READ)
-        start = _start_of_block(whole)
-        if start % mmap.ALLOCATIONGRANULARITY or start == len(whole):
+        start = _start_of_block(os.pread(file, _HEAD.size, 0), found.st_size)
+        if start % mmap.ALLOCATIONGRANULARITY or start >= found.st_size:
             raise ValueError("it is damaged")
-        block = mmap.mmap(file, 0, access=mmap.ACCESS_READ, offset=start)
-    finally:
-        os.close(file)
-    return _opened(memoryview(whole)[:start], block, sha256)
+        before = _filled(reader, start)
+        block = _filled(reader, found.st_size - start)
+    return _opened(memoryview(before), block, sha256)
+
+
+def _filled(reader: FileIO, size: int) -> mmap.mmap:
+    """So many bytes as they come, in memory that the system has back when nobody needs it."""
+    memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    with memoryview(memory) as rest:
+        done = 0
+        while done < size:
+            count = reader.readinto(rest[done:])
+            if not count:
+                raise ValueError("it is cut off")
+            done += count
+    return memory
 
 
 def _write(path: Path, data: bytes, *, like: str) -> None:
-    """Put a file in its place as a whole; who has mapped an older one keeps that."""
+    """Put a file in its place as a whole; who reads an older one reads all of that."""
     file, temporary = tempfile.mkstemp(".part", f"{path.name}.", path.parent)
     try:
         with os.fdopen(file, "wb") as writing:  # readable and writable by this user only

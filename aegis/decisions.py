@@ -7,11 +7,14 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from math import inf
+from time import monotonic
 from typing import Any, NoReturn, TypeVar
 
 from aegis.compiled import CompiledPolicy
 from aegis.errors import NotReady
 from aegis.versions import PolicyVersion
+from aegis.workers import LEASE_S
 from aegis_core import Action, Batch, Decision, Engine, Work
 
 __all__ = ["Decider", "DecisionPoint", "Snapshot", "decide_all", "in_pieces"]
@@ -63,10 +66,16 @@ class DecisionPoint:
         self._current: Snapshot | None = None
         self._newest = memoryview(bytes(8)).cast("Q")
         self._load_newest: Callable[[], Snapshot] = _never_begun
+        self._renew: Callable[[], memoryview] | None = None
+        self._renew_at = inf
         self._switching = threading.Lock()
 
     def begin(
-        self, snapshot: Snapshot, newest: memoryview, load_newest: Callable[[], Snapshot]
+        self,
+        snapshot: Snapshot,
+        newest: memoryview,
+        load_newest: Callable[[], Snapshot],
+        renew: Callable[[], memoryview] | None = None,
     ) -> None:
         """Decide by a policy, and by newer ones as they come.
 
@@ -74,7 +83,10 @@ class DecisionPoint:
             snapshot: The policy to begin with.
             newest: One word: the number of the newest version of all processes.
             load_newest: Gives that version without waiting for long.
+            renew: Gives the word of all processes again, which may be another one; called every
+                `LEASE_S`. Raises an AegisError where there is none now: nothing is decided then.
         """
+        self._renew, self._renew_at = renew, inf if renew is None else monotonic() + LEASE_S
         self._newest = newest
         self._load_newest = load_newest
         self._current = snapshot
@@ -82,6 +94,7 @@ class DecisionPoint:
     def end(self) -> None:
         """Decide no more."""
         self._current = None
+        self._renew, self._renew_at = None, inf
         self._newest = memoryview(bytes(8)).cast("Q")
         self._load_newest = _never_begun
 
@@ -91,8 +104,19 @@ class DecisionPoint:
         Raises:
             NotReady: There is none yet, or no more.
             NotReady: There is a newer one that must be compiled first.
+            NotReady: It cannot be known now whether there is a newer one.
             StoreError: There is a newer one that cannot be read.
         """
+        current = self._current
+        if current is None or current.version < self._newest[0] or monotonic() > self._renew_at:
+            return self._renewed()
+        return current
+
+    def _renewed(self) -> Snapshot:
+        now = monotonic()
+        if now > self._renew_at and self._renew is not None:
+            self._newest = self._renew()
+            self._renew_at = now + LEASE_S  # from before it was looked for
         current = self._current
         if current is None or current.version < self._newest[0]:
             return self.switch(self._load_newest())

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from aegis.compiled import CompiledFiles, CompiledPolicy, PolicyText
@@ -21,7 +22,7 @@ from aegis.errors import AegisError, NotReady, PreconditionFailed, StoreError
 from aegis.store import Store
 from aegis.timestamps import now_us
 from aegis.versions import PolicyHistory, PolicyVersion
-from aegis.workers import Workers
+from aegis.workers import LEASE_S, Workers
 
 __all__ = ["InForce", "PolicyVersions"]
 
@@ -35,7 +36,6 @@ READY_TIMEOUT_S = 5.0
 """How long a change waits for processes that live and do not get ready for it."""
 _KEPT_VERSIONS = 2
 """So many versions have files of their own: a process may still be about to load the last but one."""
-_LOOK_AGAIN_S = 0.5
 _END_S = 2.0
 
 
@@ -63,7 +63,6 @@ class PolicyVersions:
 
     Attributes:
         history: The versions as the database has them.
-        newest: One word: the number of the newest version that anyone has put into force.
 
     Raises:
         StoreError: The shared file cannot be made.
@@ -75,8 +74,59 @@ class PolicyVersions:
         self._workers = Workers(None if store.is_memory else store.path)
         self._prepared: CompiledPolicy | None = None
         self._follower: _Follower | None = None
+        self._watches = False
         self.history = PolicyHistory(store)
-        self.newest = self._workers.newest
+
+    @property
+    def newest(self) -> memoryview:
+        """One word: the number of the newest version that anyone has put into force."""
+        return self._workers.newest
+
+    def renew(self) -> memoryview:
+        """`newest`, once it is seen that it is still the word of all processes.
+
+        Raises:
+            NotReady: It is not; what this process needs to know is about to be made anew.
+        """
+        if not (self._workers.is_in_place() and self._workers.is_up_to_date):
+            self._workers.wake()
+            raise NotReady(
+                "a file beside the database was removed or replaced, by which processes agree on the"
+                " policy; it is made anew"
+            )
+        return self._workers.newest
+
+    def move(self) -> None:
+        """Agree by the file that is in place now with all others, where it is another one.
+
+        Raises:
+            StoreError: There is none, and none can be made; or the database cannot be read.
+        """
+        with self._changing():
+            pass
+
+    @contextmanager
+    def _changing(self) -> Iterator[None]:
+        """Be the only one who changes the policy, by the file that is in place."""
+        with self._workers.changing():
+            if not self._workers.is_up_to_date:
+                # Only a change makes the database newer than the word, and there is none now.
+                newest = self.history.newest()
+                if newest is not None and self.newest[0] != newest.version:
+                    self._workers.raise_newest(newest.version)
+                self._workers.is_up_to_date = True
+            yield
+
+    @contextmanager
+    def _announced(self) -> Iterator[None]:
+        """Be the only one who changes the policy; the change holds everywhere afterwards."""
+        with self._changing():
+            yield
+        while True:
+            self._workers.wait_until_settled()
+            if self._workers.is_in_place():
+                return
+            self.move()  # which raises the word of the other file as well
 
     def close(self) -> None:
         """Follow changes no more, and let go of the shared file."""
@@ -103,9 +153,11 @@ class PolicyVersions:
         newest = self.history.newest()
         if file is None and newest is not None and newest.version == self.newest[0]:
             return self._loaded(newest)
-        with self._workers.changing():
+        with self._announced():
             self._workers.forget_failures()
             newest = self.history.newest()
+            if newest is None:
+                self._workers.say_settled()
             text = self._chosen(file, newest, reset=reset)
             if text is not None:
                 return self._put(text, "file").snapshot
@@ -170,7 +222,7 @@ class PolicyVersions:
 
         Cost: waits for other changes, for every process to get ready, and for the disk.
         """
-        with self._workers.changing():
+        with self._announced():
             return self._put(text, origin, key_name, note, is_expected)
 
     def rollback(
@@ -226,13 +278,14 @@ class PolicyVersions:
         Raises:
             StoreError: It could not be stored; nothing has changed then.
         """
-        with self._workers.changing():
+        in_force = None
+        with self._announced():
             if not self.is_file(text.sha256):
                 newest = self.history.newest()
                 if newest is not None and newest.origin != "file":
                     _log.warning(_REPLACED, newest.version)
-                return self._put(text, "file")
-        return self.in_force()
+                in_force = self._put(text, "file")
+        return in_force or self.in_force()
 
     def in_force(self) -> InForce:
         """The policy in force, without a change."""
@@ -297,11 +350,34 @@ class PolicyVersions:
             StoreError: Another process does not end its write.
         """
         self._prepared = snapshot.compiled
+        self._watches = watches
+        self._join()
+        self._follower = _Follower(self, self._workers, snapshot.version, switch)
+
+    def _join(self) -> None:
         with self._store.turn():
             self._workers.join()
-            if watches:
+            if self._watches:
                 self._workers.watches_file()
-        self._follower = _Follower(self, self._workers, snapshot.version, switch)
+
+    def join_again(self, version: int) -> None:
+        """Go on by another file where the one of before was removed or replaced.
+
+        Args:
+            version: What this process decides by.
+
+        Raises:
+            StoreError: It cannot be known what is in force.
+        """
+        if not (self._workers.is_in_place() and self._workers.is_up_to_date):
+            self.move()
+        if self._workers.has_lost_slot:
+            self._join()
+            self._workers.say_version(version)
+            _log.warning(
+                "the file by which processes agree on the policy was removed or replaced; all go on by"
+                " another one"
+            )
 
     def load_newest(self) -> Snapshot:
         """The newest version, of what is at hand: called where a request must not wait.
@@ -401,6 +477,7 @@ class _Follower:
         while not self._is_over:
             bell = self._workers.bell()
             try:
+                self._versions.join_again(self._in_force)
                 ticket, sha256 = self._workers.asked()
                 if ticket != seen:
                     is_at_hand = self._versions.prepare(sha256)
@@ -413,7 +490,7 @@ class _Follower:
                 self._say(str(error))
             except Exception:  # noqa: BLE001 - the edge: without this thread there are no changes
                 _log.exception("the policy could not be followed by a defect")
-            self._workers.wait(bell, _LOOK_AGAIN_S)
+            self._workers.wait(bell, LEASE_S)
 
     def _catch_up(self) -> None:
         snapshot = self._versions.compile_newest()

@@ -3,6 +3,10 @@
 The file holds one word, the number of the newest version, which is what every request looks at; a
 slot for each process that decides; and the digest of the policy that all of them shall get ready
 for. It holds no truth of its own: what it says is made anew from the database when it is gone.
+
+The file may be removed or replaced while processes have it mapped. They look for that a few times a
+second, and decide nothing once they have not looked for `LEASE_S`; who changes the policy by a file
+that is younger than that waits until it is not. So no process goes on by a file that others have left.
 """
 
 from __future__ import annotations
@@ -13,15 +17,17 @@ import logging
 import mmap
 import os
 import platform
+import secrets
+import struct
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from aegis.config import beside
 from aegis.errors import StoreError, shown
-from aegis.files import allocate, open_private
+from aegis.files import allocate, keep_owner
 
 __all__ = ["Workers"]
 
@@ -29,11 +35,15 @@ _log = logging.getLogger("aegis.policy")
 
 MOST_PROCESSES = 512
 """Further ones decide as well, but nobody waits for them when the policy changes."""
+LEASE_S = 0.25
+"""How long a process may decide without looking whether its file is still the one of all."""
+SETTLED_S = 2 * LEASE_S
+"""How old a file has to be for all processes to have found it, or to have stopped deciding."""
 CHANGE_TIMEOUT_S = 30.0
 """How long a change waits for another one to end."""
 
 # Words of 64 bits at the start of the file.
-_NEWEST, _TICKET, _BELL, _FAILURES, _DIGEST = 0, 1, 2, 3, 4
+_NEWEST, _TICKET, _BELL, _FAILURES, _DIGEST, _MADE_NS, _INODE = 0, 1, 2, 3, 4, 8, 9
 _DIGEST_BYTES = 32
 _FAILURE_AT = 1024  # why the policy file was refused
 SLOTS_AT = 4096
@@ -59,6 +69,9 @@ class Workers:
 
     Attributes:
         newest: One word: the number of the newest version that is in force anywhere.
+        is_up_to_date: Whether `newest` is known to be as the database has it: not after another file
+            was mapped.
+        has_lost_slot: Whether this process has to join again since it has mapped another file.
         slot: Where in the file this process is, in words; None: it has not joined.
 
     Raises:
@@ -70,13 +83,20 @@ class Workers:
         self._path = None if database is None else beside(database, ".version")
         self.slot: int | None = None
         self._lock = threading.Lock()
+        self._file_id: tuple[int, int] | None = None
+        self._map_file()
+        self.is_up_to_date = True
+        self.has_lost_slot = False
+
+    def _map_file(self) -> None:
+        """Map the file that is at the path now; made if there is none."""
         if self._path is None:
             self._map = mmap.mmap(-1, SIZE)
         else:
             try:
-                file = open_private(self._path, self._database)
+                file = _opened(self._path, self._database)
                 try:
-                    allocate(file, SIZE)
+                    self._file_id = _id_of(os.fstat(file))
                     self._map = mmap.mmap(file, SIZE)
                 finally:
                     os.close(file)
@@ -94,35 +114,77 @@ class Workers:
         del self._bell
         self._map.close()
 
+    def is_in_place(self) -> bool:
+        """Whether the file that is mapped is still the one that its path names.
+
+        Cost: one `stat`.
+        """
+        if self._path is None:
+            return True
+        try:
+            return _id_of(os.stat(self._path)) == self._file_id
+        except OSError:
+            return False
+
     # --- changes ---------------------------------------------------------------------------------
 
     @contextmanager
     def changing(self) -> Iterator[None]:
         """Be the only one who changes the policy, of all threads and processes.
 
+        Where the file was removed or replaced, it is another one afterwards: `newest` then is not what
+        the database has, and this process has no slot.
+
         Raises:
-            StoreError: Another change does not end.
+            StoreError: Another change does not end; or there is no file, and none can be made.
         """
-        if self._path is None:
-            with self._lock:
-                yield
-            return
-        file = open_private(self._path, self._database)
+        deadline = time.monotonic() + CHANGE_TIMEOUT_S
+        if not self._lock.acquire(timeout=CHANGE_TIMEOUT_S):
+            raise _never_ends()
         try:
-            deadline = time.monotonic() + CHANGE_TIMEOUT_S
-            while True:
-                try:
-                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    break
-                except BlockingIOError:
-                    if time.monotonic() > deadline:
-                        raise StoreError(
-                            "another change of the policy does not end; try again"
-                        ) from None
-                time.sleep(_PAUSE_S)
-            yield
+            file = self._locked(deadline)
+            try:
+                yield
+            finally:
+                if file is not None:
+                    os.close(file)
         finally:
-            os.close(file)
+            self._lock.release()
+
+    def _locked(self, deadline: float) -> int | None:
+        """The file, locked, once the one that is mapped is the one at the path; None: in memory."""
+        if self._path is None:
+            return None
+        while True:
+            if not self.is_in_place():
+                # The old map goes when nobody looks at it any more.
+                self.has_lost_slot = self.has_lost_slot or self.slot is not None
+                self.slot, self.is_up_to_date = None, False
+                self._map_file()
+            try:
+                file = os.open(self._path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+                with suppress(BlockingIOError):
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    if _id_of(os.fstat(file)) == self._file_id and self.is_in_place():
+                        return file
+                os.close(file)
+            except FileNotFoundError:
+                pass  # it was removed just now
+            except OSError as error:
+                raise StoreError(f"cannot use {shown(self._path)}: {error}") from error
+            if time.monotonic() > deadline:
+                raise _never_ends()
+            time.sleep(_PAUSE_S)
+
+    def wait_until_settled(self) -> None:
+        """Wait until every process has found the file, or stopped deciding by another one."""
+        age_s = (time.monotonic_ns() - self._words[_MADE_NS]) / 1e9
+        if 0 <= age_s < SETTLED_S:  # a moment of before a restart of the machine says nothing
+            time.sleep(SETTLED_S - age_s)
+
+    def say_settled(self) -> None:
+        """Say that nobody decides by another file: there is no policy yet."""
+        self._words[_MADE_NS] = 0
 
     def raise_newest(self, version: int) -> None:
         """Put a version into force: whoever decides from now on decides by it or a newer one.
@@ -171,6 +233,7 @@ class Workers:
 
     def join(self) -> None:
         """Be one of those that changes wait for; called by one process at a time."""
+        self.has_lost_slot = False
         started = started_at(os.getpid())
         if started is None:
             return
@@ -285,6 +348,54 @@ class Workers:
 
 class _Timespec(ctypes.Structure):
     _fields_ = (("seconds", ctypes.c_long), ("nanoseconds", ctypes.c_long))
+
+
+def _opened(path: str, like: str) -> int:
+    """The file at a path; made, whole and with its moment, if there is none.
+
+    Args:
+        path: The file.
+        like: Whose owner it gets.
+    """
+    while True:
+        try:
+            file = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+        except FileNotFoundError:
+            _make(path, like)
+            continue
+        found = os.fstat(file)
+        if found.st_size >= SIZE and _word(file, _INODE) == found.st_ino:
+            return file
+        # Cut or copied: what it says is not what was agreed, so that all have to leave it.
+        os.close(file)
+        with suppress(FileNotFoundError):
+            os.unlink(path)
+
+
+def _make(path: str, like: str) -> None:
+    temporary = f"{path}.{secrets.token_hex(8)}"
+    file = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        keep_owner(file, like)
+        allocate(file, SIZE)
+        os.pwrite(file, struct.pack("QQ", time.monotonic_ns(), os.fstat(file).st_ino), 8 * _MADE_NS)
+        with suppress(FileExistsError):  # another process was quicker
+            os.link(temporary, path)
+    finally:
+        os.close(file)
+        os.unlink(temporary)
+
+
+def _word(file: int, word: int) -> int:
+    return int(struct.unpack("Q", os.pread(file, 8, 8 * word))[0])
+
+
+def _id_of(found: os.stat_result) -> tuple[int, int]:
+    return found.st_dev, found.st_ino
+
+
+def _never_ends() -> StoreError:
+    return StoreError("another change of the policy does not end; try again")
 
 
 def started_at(pid: int) -> int | None:

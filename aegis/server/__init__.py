@@ -332,7 +332,7 @@ class _Service:
                 if settings.watch:
                     policy_file.watch()
             self._parts = _Open(versions, policy_file, audit, reader, enforcer, opened.pop_all())
-        self.decisions.begin(snapshot, versions.newest, versions.load_newest)
+        self.decisions.begin(snapshot, versions.newest, versions.load_newest, versions.renew)
 
     def stop(self) -> None:
         """Begin no more executions; give those that run their time."""
