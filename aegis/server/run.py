@@ -186,7 +186,7 @@ def grace_s(settings: Settings) -> float:
     executed is interrupted after its own time. Both leave records, which are stored last.
     """
     running_s = max(settings.body_timeout_s * 9 / 8, settings.drain_timeout_s)
-    return max(MIN_GRACE_S, running_s + settings.audit_timeout_s + 5.0)
+    return max(MIN_GRACE_S, running_s + settings.audit_timeout_s + 3.0)
 
 
 def _prepare(settings: Settings, file: PolicyText, *, reset: bool) -> Snapshot:
