@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -171,12 +172,20 @@ def tail(database: str, form: str, limit: int, follow: bool, **wanted: str | int
         seq = reader.read_head()["id"]
         for page in reader.read(_filter(wanted, limit=limit)):
             write(page)
-        while True:
+        while not _is_cut_off():
             for page in reader.read(_filter(wanted, since_seq=seq)):
                 write(page)
                 seq = page[-1]["seq"]
             sys.stdout.flush()
             time.sleep(_LOOK_AGAIN_S)
+        raise BrokenPipeError
+
+
+def _is_cut_off() -> bool:
+    """Whether nobody reads standard output any more."""
+    poll = select.poll()
+    poll.register(sys.stdout.fileno(), 0)
+    return any(event & select.POLLERR for _, event in poll.poll(0))
 
 
 @audit.command("export")

@@ -68,38 +68,37 @@ def _cell(value: str | int | None) -> str:
 class _Table:
     """Records as lines for people, each on one line of the terminal.
 
-    The first page decides how wide columns are. On a terminal, the widest of the last four give way
-    until all fit; elsewhere nothing is cut off.
+    Columns are as wide as what they have held so far. On a terminal, the widest of the last four give
+    way until all fit; elsewhere nothing is cut off.
     """
 
     _HEAD = ("ID", "TIME", "RESULT", "RISK", "AGENT", "TYPE", "TARGET", "RULE")
     _RESULT = 2
     _FLEXIBLE = range(4, 8)
-    _USUAL = (6, 20, 11, 8, 8, 12, 12, 12)  # later pages may have longer texts
     _GAP = 2
 
     def __init__(self) -> None:
-        self._widths: list[int] = []
+        self._widest = [0] * len(self._HEAD)
+        self._widths = self._widest
         self._columns = _columns_of_terminal()
 
     def __call__(self, page: Page) -> None:
         rows = [_row(record) for record in page]
-        if not self._widths:
-            self._widths = self._fit(rows)
+        is_first = not any(self._widest)
+        self._fit(rows)
+        if is_first:
             self._print(self._HEAD, None)
         for record, row in zip(page, rows, strict=True):
             self._print(row, _COLORS.get(record["result_status"]))
 
-    def _fit(self, rows: Sequence[Sequence[str]]) -> list[int]:
-        widths = [max(map(_width, column)) for column in zip(self._HEAD, *rows, strict=True)]
-        if self._columns is None:
-            return widths
-        widths = [max(pair) for pair in zip(widths, self._USUAL, strict=True)]
-        excess = sum(widths) + self._GAP * (len(widths) - 1) - self._columns
-        for _ in range(excess):
-            widest = max(self._FLEXIBLE, key=widths.__getitem__)
-            widths[widest] -= widths[widest] > 1
-        return widths
+    def _fit(self, rows: Sequence[Sequence[str]]) -> None:
+        columns = zip(self._widest, self._HEAD, *rows, strict=True)
+        self._widest = [max(widest, *map(_width, texts)) for widest, *texts in columns]
+        self._widths = widths = self._widest.copy()
+        if self._columns is not None:
+            for _ in range(sum(widths) + self._GAP * (len(widths) - 1) - self._columns):
+                widest = max(self._FLEXIBLE, key=widths.__getitem__)
+                widths[widest] -= widths[widest] > 1
 
     def _print(self, row: Sequence[str], color: str | None) -> None:
         cells = []

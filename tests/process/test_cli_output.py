@@ -147,6 +147,21 @@ def test_pipe_that_nobody_reads_ends_a_command_quietly(folder: Path, arguments: 
     assert (done.returncode, done.stderr) == (128 + signal.SIGPIPE, b"")
 
 
+def test_tail_ends_when_nobody_reads_on_though_nothing_comes(folder: Path) -> None:
+    with subprocess.Popen(
+        (*COMMAND, "audit", "tail", "-f"),
+        cwd=folder,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as tail:
+        assert tail.stdout is not None
+        assert tail.stderr is not None
+        tail.stdout.readline()
+        tail.stdout.close()
+        assert (tail.wait(20), tail.stderr.read()) == (128 + signal.SIGPIPE, b"")
+
+
 # Jobs in the background, as of a shell that runs these tests, ignore it from their start.
 INTERRUPTIBLE = (
     *COMMAND[:-1],
@@ -219,6 +234,12 @@ def test_table_fits_the_terminal_by_one_line_a_record(
         assert [line for line in lines if columns_of(line) > columns] == []
         starts = {line.index("read") for line in lines[1:2]}
         assert starts == {lines[0].index("AGENT")}
+
+
+def test_short_texts_are_whole_on_80_columns(folder: Path) -> None:
+    lines = shown(folder, 80, "audit", "list").split("\r\n")
+    assert "…" not in "".join(lines)
+    assert lines[1].split()[-4:] == ["zoë", "café", "中文", "café"]
 
 
 def test_piped_table_is_not_cut(wide: Path) -> None:
