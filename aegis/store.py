@@ -298,6 +298,10 @@ class Store:
             ) from error
         except OSError as error:
             raise StoreError(f"{doing}: {error.strerror or error}") from error
+        except UnicodeDecodeError as error:
+            said = StoreError(f"{doing}: the file is damaged: a text is not UTF-8")
+            said.is_damaged = True
+            raise said from error
         except apsw.Error as error:
             said = StoreError(f"{doing}: {error}")
             said.is_permanent = isinstance(error, _PERMANENT)

@@ -116,9 +116,15 @@ def verify(
         raise
     except StoreError as error:
         if error.is_damaged:
-            raise InvalidTrail(f"the file is damaged: {error}") from error
+            raise InvalidTrail(str(error)) from error
         raise
+    except _UNREADABLE as error:
+        raise InvalidTrail("the file is damaged: it holds what Aegis does not write") from error
     return verified
+
+
+_UNREADABLE = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
+"""What comes of values of another kind than Aegis stores, where a row was changed to have them."""
 
 
 def _verified(

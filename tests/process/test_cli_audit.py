@@ -189,8 +189,16 @@ def test_signed_head_is_checked_against_the_public_key(folder: Path) -> None:
     checked = {}
     for pin, whose in (("head", "ours"), ("head", "other"), ("forged", "ours")):
         options = ("--head", f"{pin}.json", "--public-key", f"{whose}.pub")
-        checked[pin, whose] = audit(folder, "verify", DATABASE, *options).code
-    assert checked == {("head", "ours"): 0, ("head", "other"): 1, ("forged", "ours"): 1}
+        ended = audit(folder, "verify", DATABASE, *options)
+        checked[pin, whose] = (ended.code, said(ended) if ended.code else "")
+    assert checked["head", "ours"] == (0, "")
+    code, message = checked["head", "other"]
+    assert (code, "`head.json` was signed by another key than `other.pub`" in message) == (1, True)
+    code, message = checked["forged", "ours"]
+    assert (code, "the signature of the head `forged.json` is wrong" in message) == (1, True)
+    (folder / "bare.json").write_text(json.dumps({"id": 5, "hash": head["hash"]}))
+    ended = audit(folder, "verify", DATABASE, "--head", "bare.json", "--public-key", "ours.pub")
+    assert (ended.code, "`bare.json` is not signed" in said(ended)) == (1, True)
 
 
 # --- moving and copying --------------------------------------------------------------------------
