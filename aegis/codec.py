@@ -5,6 +5,7 @@ Decisions are written by the engine itself, which has each rule's fragment ready
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Collection, Mapping
 from dataclasses import fields, is_dataclass
@@ -35,6 +36,7 @@ __all__ = [
     "plain_batch",
     "plain_params",
     "question",
+    "refuse_repeated",
     "written",
 ]
 
@@ -215,6 +217,26 @@ def loads(body: bytes, deepest: int, *, is_exact: bool = True) -> Any:
 def exact(value: Any, body: bytes) -> Any:
     """What `loads` gave of a body, with integers of over 64 bits that are exact."""
     return _parsed_exactly(body) if may_exceed_64_bits(body) else value
+
+
+def refuse_repeated(body: bytes) -> None:
+    """See that no member of a body that `loads` has read stands twice.
+
+    Raises:
+        InvalidBody: One does.
+
+    Cost: as much as to read it several times.
+    """
+    json.loads(body, object_pairs_hook=_without_repeated)
+
+
+def _without_repeated(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    members: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in members:
+            raise InvalidBody(f"{shown(name)} stands twice; send it once")
+        members[name] = value
+    return members
 
 
 def loads_own(text: str | bytes) -> Any:

@@ -58,6 +58,7 @@ def policy_text(media_type: str, body: bytes, deepest: int) -> str | bytes:
     if not isinstance(value, dict):
         raise InvalidBody(f"the body must be an object, not {named(value)}")
     if "yaml" in value:
+        codec.refuse_repeated(body)  # else the last one would count, unseen
         text = value["yaml"]
         if not isinstance(text, str):
             raise InvalidBody(f"`yaml` must be text, not {named(text)}")

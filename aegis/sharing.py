@@ -46,10 +46,12 @@ class InForce:
     Attributes:
         snapshot: The policy.
         workers: How many processes have it at hand.
+        is_changed: Whether it is a new version: not the one that was in force already.
     """
 
     snapshot: Snapshot
     workers: int
+    is_changed: bool
 
 
 class PolicyVersions:
@@ -291,7 +293,7 @@ class PolicyVersions:
         """The policy in force, without a change."""
         snapshot = self.compile_newest()
         workers = self._workers.versions().count(snapshot.version)
-        return InForce(snapshot, max(workers, 1))
+        return InForce(snapshot, max(workers, 1), is_changed=False)
 
     def say_file_failed(self, why: str | None) -> None:
         """Tell all processes why the policy file could not be loaded; None: it was."""
@@ -332,7 +334,8 @@ class PolicyVersions:
         )
         self._workers.raise_newest(version.version)
         self._files.remove_others(self._needed())
-        return InForce(Snapshot(compiled, version), max(ready, 1))
+        is_changed = version.version != number
+        return InForce(Snapshot(compiled, version), max(ready, 1), is_changed)
 
     # --- following -------------------------------------------------------------------------------
 

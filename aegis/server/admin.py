@@ -114,6 +114,7 @@ class Admin:
     async def rollback(self, body: bytes, headers: Headers, _query: str, caller: Caller) -> Answer:
         """`POST /api/v1/policy/rollback`: put an earlier version into force again."""
         version, note = _rollback_of(codec.loads(body, self._deepest))
+        codec.refuse_repeated(body)
         change = _change(headers, caller, note)
         return _updated(await asyncio.to_thread(self._changes.rollback, version, change))
 
@@ -152,6 +153,7 @@ def _updated(in_force: InForce) -> Answer:
     snapshot = in_force.snapshot
     answer = {
         "status": "updated",
+        "changed": in_force.is_changed,
         "rule_count": snapshot.rule_count,
         "version": snapshot.version,
         "sha256": snapshot.compiled.sha256,

@@ -17,6 +17,7 @@ from aegis.server.kernel import (
     PLAIN_JSON,
     Header,
     Kernel,
+    Route,
     broken_off,
     check_declared,
     check_headers_size,
@@ -75,7 +76,7 @@ class Asgi(Kernel):
                 declared = -1
                 if length:
                     said = ", ".join(length)
-                    declared = self._sizes.get(said) or declared_size(said, largest)
+                    declared = self._sizes.get(said) or declared_size(said, route)
                 task = current_task(self._loop) or self._begin()
                 self._deadlines.waiting[task] = self._deadlines.tick
                 try:
@@ -89,14 +90,14 @@ class Asgi(Kernel):
                     if message.get("more_body", False) and (
                         len(body) != declared or names.is_chunked
                     ):
-                        body = await _rest(body, receive, largest)
+                        body = await _rest(body, receive, route)
                 except asyncio.CancelledError:
                     self._end_of(task)
                     raise
                 finally:
                     del self._deadlines.waiting[task]
                 if len(body) > largest:
-                    raise too_large(largest)
+                    raise too_large(route)
             query = (
                 scope["query_string"].decode("latin-1") if not largest or route.takes_query else ""
             )
@@ -255,12 +256,13 @@ async def _hung_up(receive: Receive) -> None:
         pass
 
 
-async def _rest(start: bytes, receive: Receive, largest: int) -> bytes:
+async def _rest(start: bytes, receive: Receive, route: Route) -> bytes:
+    largest = route.largest_body_bytes
     parts = [start]
     size = len(start)
     while True:
         if size > largest:
-            raise too_large(largest)
+            raise too_large(route)
         message = await receive()
         if message["type"] != "http.request":
             raise broken_off()
@@ -269,5 +271,5 @@ async def _rest(start: bytes, receive: Receive, largest: int) -> bytes:
         size += len(part)
         if not message.get("more_body", False):
             if size > largest:
-                raise too_large(largest)
+                raise too_large(route)
             return b"".join(parts)

@@ -106,6 +106,7 @@ class Route:
         permission: What a key must have to call it; None: no key is needed, and anyone may from
             anywhere.
         largest_body_bytes: 0: it takes no body, and changes nothing.
+        limit_option: What sets that limit; empty: nothing does.
         media_types: What its body may be declared as, besides types that end in `+json`.
         needs_service: Whether policy and audit must be open.
         takes_query: Whether it takes a query string beside its body.
@@ -115,6 +116,7 @@ class Route:
     handler: Handler
     permission: Permission | None
     largest_body_bytes: int = 0
+    limit_option: str = "--max-body-bytes"
     media_types: frozenset[str] = frozenset(("application/json", "text/json"))
     needs_service: bool = True
     takes_query: bool = False
@@ -380,7 +382,7 @@ async def pieces_of(content: bytes) -> AsyncIterator[bytes]:
         yield content[start : start + PIECE_BYTES]
 
 
-def declared_size(declared: str, largest: int) -> int:
+def declared_size(declared: str, route: Route) -> int:
     """The size that a body is declared to have, within its limit.
 
     Raises:
@@ -390,15 +392,19 @@ def declared_size(declared: str, largest: int) -> int:
     if not (declared.isascii() and declared.isdigit()):
         raise InvalidBody(f"content-length {shown(declared)} is no number")
     # A number of 20 digits is too large whatever they are.
+    largest = route.largest_body_bytes
     size = int(declared) if len(declared) < 20 else largest + 1
     if size > largest:
-        raise too_large(largest)
+        raise too_large(route)
     return size
 
 
-def too_large(largest: int) -> BodyTooLarge:
+def too_large(route: Route) -> BodyTooLarge:
     """The refusal of a body over its limit; what is left of it is not read, so the connection ends."""
-    return BodyTooLarge(f"the body is over {largest} bytes", headers=(CLOSE,))
+    said = f"the body is over {route.largest_body_bytes} bytes"
+    if route.limit_option:
+        said += f", the limit that {route.limit_option} sets; send less at once"
+    return BodyTooLarge(said, headers=(CLOSE,))
 
 
 def broken_off() -> InvalidBody:

@@ -61,6 +61,9 @@ ERRORS: dict[int, tuple[str, tuple[str, ...]]] = {
 }
 """What each status of a refusal means, and the codes that it has."""
 
+# Whoever generates a client from this wants plain objects: no schema here is `true` or `false`, which
+# some generators cannot read, and every open mapping says so, which others take for an empty one.
+_ANYTHING: Schema = {}
 _TEXT: Schema = {"type": "string"}
 _TEXT_OR_NULL: Schema = {"type": ["string", "null"]}
 _RISK = {"type": "string", "enum": [level.name for level in RiskLevel]}
@@ -70,17 +73,12 @@ _OPERATION = {"type": "string", "enum": [operation.value for operation in Operat
 _INT64 = {"type": "integer", "minimum": -(2**63), "maximum": 2**63 - 1}
 _ID = {"type": "integer", "minimum": 0, "maximum": LARGEST_ID}
 _SHA256 = {"type": "string", "pattern": "^[0-9a-f]{64}$"}
-_VALUE: Schema = {"$ref": "#/components/schemas/Value"}
-_NOT_NULL: Schema = {
+_NOT_NULL: Schema = {  # not recursive: generators cannot read that
     "anyOf": [
         {"type": ["number", "boolean", "string"]},
-        {"type": "array", "items": _VALUE},
-        {"type": "object", "additionalProperties": _VALUE},
+        {"type": "array", "items": _ANYTHING},
+        {"type": "object", "additionalProperties": _ANYTHING},
     ]
-}
-_ANY_VALUE: Schema = {
-    "description": "Any value of a policy.",
-    "anyOf": [{"type": "null"}, *_NOT_NULL["anyOf"]],
 }
 
 
@@ -103,39 +101,52 @@ def _list_of(name: str, **limits: int) -> Schema:
     return {"type": "array", "items": _ref(name), **limits}
 
 
+_KIND: Schema = {"type": "string", "minLength": 1}
+_ACTION_MEMBERS: Schema = {
+    "target": {
+        **_TEXT,
+        "description": "What it is done to, as in `prod-db`; empty where left out.",
+    },
+    "params": {
+        "type": ["object", "null"],
+        "additionalProperties": _ANYTHING,
+        "description": "Its parameters.",
+    },
+    "description": {**_TEXT_OR_NULL, "description": "For the audit."},
+    "agent_id": {**_TEXT_OR_NULL, "description": "Who wants it."},
+    "session_id": {**_TEXT_OR_NULL, "description": "The server's own where it is left out."},
+    "parent_agent_id": {**_TEXT_OR_NULL, "description": "Who asked that agent to."},
+    "chain_id": {**_TEXT_OR_NULL, "description": "The delegation that it belongs to."},
+    "chain_depth": {
+        "anyOf": [_INT64, {"type": "null"}],
+        "description": "How deep in that delegation; 0 where it is left out.",
+    },
+}
+_NO_BATCH: Schema = {"required": ["actions"]}
+
 _ACTION: Schema = {
     "type": "object",
     "description": "What an agent is about to do. Members that are not known are ignored, and null"
     " stands for a member that is left out.",
     "properties": {
-        "action_type": {**_TEXT_OR_NULL, "description": "The kind of operation, as in `delete`."},
+        "action_type": {**_KIND, "description": "The kind of operation, as in `delete`."},
         "type": {"description": "The same; counts where `action_type` is left out."},
-        "target": {**_TEXT, "default": "", "description": "What it is done to, as in `prod-db`."},
-        "params": {"type": ["object", "null"], "description": "Its parameters."},
-        "description": {**_TEXT_OR_NULL, "description": "For the audit."},
-        "agent_id": {**_TEXT_OR_NULL, "description": "Who wants it."},
-        "session_id": {**_TEXT_OR_NULL, "description": "The server's own where it is left out."},
-        "parent_agent_id": {**_TEXT_OR_NULL, "description": "Who asked that agent to."},
-        "chain_id": {**_TEXT_OR_NULL, "description": "The delegation that it belongs to."},
-        "chain_depth": {
-            "anyOf": [_INT64, {"type": "null"}],
-            "description": "How deep in that delegation; 0 where it is left out.",
-        },
-        "actions": False,
+        **_ACTION_MEMBERS,
     },
-    "anyOf": [
-        {
-            "required": ["action_type"],
-            "properties": {"action_type": {"type": "string", "minLength": 1}},
-        },
-        {
-            "required": ["type"],
-            "properties": {
-                "action_type": {"type": "null"},
-                "type": {"type": "string", "minLength": 1},
-            },
-        },
-    ],
+    "required": ["action_type"],
+    "not": _NO_BATCH,
+}
+
+_ACTION_BY_TYPE: Schema = {
+    "type": "object",
+    "description": "An action whose kind is called `type`.",
+    "properties": {
+        "type": {**_KIND, "description": "The kind of operation, as in `delete`."},
+        "action_type": {"type": "null"},
+        **_ACTION_MEMBERS,
+    },
+    "required": ["type"],
+    "not": _NO_BATCH,
 }
 
 _MAPPING_TO = "Of parameter names to values."
@@ -152,7 +163,7 @@ _CONDITIONS: Schema = {
         },
         "weekdays": {
             "type": "array",
-            "items": {"enum": [1, 2, 3, 4, 5, 6, 7]},
+            "items": {"type": "integer", "minimum": 1, "maximum": 7},
             "description": "1 is Monday.",
         },
         "param_eq": {
@@ -194,18 +205,21 @@ _RULE: Schema = {
         "description": _TEXT,
         "match": {
             "type": "object",
-            "properties": {name: {**_TEXT, "default": "*"} for name in ("type", "target", "agent")},
+            "properties": {
+                name: {**_TEXT, "description": "`*` where left out."}
+                for name in ("type", "target", "agent")
+            },
             "additionalProperties": False,
         },
-        "risk_level": {**_ANY_CASE, "default": "medium"},
-        "approval": {**_APPROVAL, "default": "approve"},
+        "risk_level": {**_ANY_CASE, "description": "`medium` where left out."},
+        "approval": {**_APPROVAL, "description": "`approve` where left out."},
         "conditions": _ref("Conditions"),
     },
     "additionalProperties": False,
 }
 
 _DOCUMENT_MEMBERS: Schema = {
-    "version": {"enum": ["1", 1], "default": "1"},
+    "version": {"anyOf": [{"type": "string", "enum": ["1"]}, {"type": "integer", "enum": [1]}]},
     "defaults": {
         "type": ["object", "null"],
         "properties": {"risk_level": _ANY_CASE, "approval": _APPROVAL},
@@ -222,7 +236,7 @@ def _document_with(*required: str) -> Schema:
     return {
         "type": "object",
         "properties": _DOCUMENT_MEMBERS,
-        "patternProperties": {"^x-": _VALUE},
+        "patternProperties": {"^x-": _ANYTHING},
         "additionalProperties": False,
         "required": list(required),
     }
@@ -231,7 +245,7 @@ def _document_with(*required: str) -> Schema:
 _VERSION_MEMBERS: Schema = {
     "version": {"type": "integer", "minimum": 1},
     "sha256": _SHA256,
-    "origin": {"enum": ["file", "put", "rollback"]},
+    "origin": {"type": "string", "enum": ["file", "put", "rollback"]},
     "created": {"type": "string", "format": "date-time"},
     "key_name": {**_TEXT_OR_NULL, "description": "Whose key put it."},
     "note": {**_TEXT_OR_NULL, "description": "What was said about it."},
@@ -239,20 +253,20 @@ _VERSION_MEMBERS: Schema = {
 
 
 def _schemas(settings: Settings) -> Schema:
-    batch = {"maxItems": settings.largest_batch}
+    one: Schema = {"anyOf": [_ref("Action"), _ref("ActionByType")]}
+    batch: Schema = {"type": "array", "items": one, "maxItems": settings.largest_batch}
     return {
         "Action": _ACTION,
+        "ActionByType": _ACTION_BY_TYPE,
+        "Batch": {
+            "type": "object",
+            "description": "Several actions.",
+            "properties": {"actions": batch},
+            "required": ["actions"],
+        },
         "Actions": {
             "description": "One action, or several: as a list, or under `actions`.",
-            "oneOf": [
-                _ref("Action"),
-                {
-                    "type": "object",
-                    "properties": {"actions": _list_of("Action", **batch)},
-                    "required": ["actions"],
-                },
-                _list_of("Action", **batch),
-            ],
+            "anyOf": [_ref("Action"), _ref("ActionByType"), _ref("Batch"), batch],
         },
         "Decision": _object(
             {
@@ -287,9 +301,17 @@ def _schemas(settings: Settings) -> Schema:
             },
             optional=("signed_at", "signature", "public_key"),
         ),
-        "Value": _ANY_VALUE,
         "Conditions": _CONDITIONS,
         "Rule": _RULE,
+        "PolicySource": {
+            "type": "object",
+            "description": "A policy file as text.",
+            "properties": {"yaml": {"type": "string", "format": "policy"}},
+            "required": ["yaml"],
+            "not": {"anyOf": [{"required": ["rules"]}, {"required": ["defaults"]}]},
+        },
+        "PolicyRules": _document_with("rules"),
+        "PolicyDefaults": _document_with("defaults"),
         "PolicyDocument": {
             **_document_with(),
             "type": ["object", "null"],
@@ -309,7 +331,10 @@ def _schemas(settings: Settings) -> Schema:
                             "match_agent": _TEXT,
                             "risk_level": _RISK,
                             "approval": _APPROVAL,
-                            "conditions": {"type": "object"},
+                            "conditions": {
+                                "type": "object",
+                                "additionalProperties": _ANYTHING,
+                            },
                         }
                     ),
                 },
@@ -332,6 +357,10 @@ def _schemas(settings: Settings) -> Schema:
         "PolicyUpdated": _object(
             {
                 "status": {"const": "updated"},
+                "changed": {
+                    "type": "boolean",
+                    "description": "False where this was in force already.",
+                },
                 "rule_count": {"type": "integer", "minimum": 0},
                 "version": {"type": "integer", "minimum": 1},
                 "sha256": _SHA256,
@@ -555,7 +584,10 @@ OPERATIONS: dict[tuple[str, str], Schema] = {
     ("GET", "/openapi.json"): {
         "operationId": "openapi",
         "summary": "This description",
-        "responses": {"200": _answer("OpenAPI 3.1.", {"type": "object"}), **_refusals(401)},
+        "responses": {
+            "200": _answer("OpenAPI 3.1.", {"type": "object", "additionalProperties": _ANYTHING}),
+            **_refusals(401),
+        },
     },
     ("POST", "/api/v1/evaluate"): _asking("Decision", "Decide, without executing", "evaluate"),
     ("POST", "/api/v1/execute"): _asking(
@@ -606,20 +638,10 @@ OPERATIONS: dict[tuple[str, str], Schema] = {
             "content": {
                 "application/json": {
                     "schema": {
-                        "oneOf": [
-                            {
-                                "type": "object",
-                                "properties": {
-                                    "yaml": {"type": "string", "format": "policy"},
-                                    "rules": False,
-                                    "defaults": False,
-                                },
-                                "required": ["yaml"],
-                            },
-                            {
-                                **_document_with(),
-                                "anyOf": [{"required": ["rules"]}, {"required": ["defaults"]}],
-                            },
+                        "anyOf": [
+                            _ref("PolicySource"),
+                            _ref("PolicyRules"),
+                            _ref("PolicyDefaults"),
                         ]
                     },
                     "example": {

@@ -22,6 +22,7 @@ from aegis.server.kernel import (
     PLAIN_JSON,
     Header,
     Kernel,
+    Route,
     broken_off,
     check_declared,
     check_headers_size,
@@ -83,7 +84,7 @@ class Rsgi(Kernel):
                     length = headers.get_all("content-length")
                     if length:
                         said = ", ".join(length)
-                        declared = self._sizes.get(said) or declared_size(said, largest)
+                        declared = self._sizes.get(said) or declared_size(said, route)
                         waiter = proto()
                         waiting = self._deadlines.waiting
                         waiting[waiter] = self._deadlines.tick
@@ -100,9 +101,9 @@ class Rsgi(Kernel):
                             # the traceback: it holds the error, and the collector cannot see that.
                             del waiter
                         if len(body) != declared:
-                            raise too_large(largest) if len(body) > largest else broken_off()
+                            raise too_large(route) if len(body) > largest else broken_off()
                     elif names.is_chunked:
-                        body = await self._chunks(proto, largest)
+                        body = await self._chunks(proto, route)
                 query = scope.query_string if not largest or route.takes_query else ""
                 if route.needs_service and not self._lifecycle.is_open:
                     await self._lifecycle.open()
@@ -124,7 +125,7 @@ class Rsgi(Kernel):
         finally:
             self._running -= 1
 
-    async def _chunks(self, proto: Any, largest: int) -> bytes:
+    async def _chunks(self, proto: Any, route: Route) -> bytes:
         """A body that comes without a length."""
         task = current_task()
         self._deadlines.waiting[task] = self._deadlines.tick
@@ -135,8 +136,8 @@ class Rsgi(Kernel):
                 parts.append(part)
                 size += len(part)
                 ends += not part
-                if size > largest:
-                    raise too_large(largest)
+                if size > route.largest_body_bytes:
+                    raise too_large(route)
         except CancelledError:
             self._end_of(task)
             raise

@@ -409,6 +409,7 @@ def test_body_limit_is_an_option() -> None:
         assert client.post(EVALUATE, body=padded(100)).status == 200
         reply = client.post(EVALUATE, body=padded(101))
         assert (reply.status, reply.received) == (413, 0)
+        assert "--max-body-bytes" in reply.json["error"]
 
 
 @pytest.mark.parametrize(("method", "path"), BODIES)

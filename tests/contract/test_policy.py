@@ -17,9 +17,12 @@ from tests.contract.client import (
     EXECUTE,
     POLICY,
     POLICY_PATH,
+    RELOAD,
+    ROLLBACK,
     Client,
     Reply,
     app_of,
+    app_of_file,
     served,
 )
 
@@ -427,3 +430,31 @@ def test_document_that_was_taken_is_not_too_large_to_be_loaded_again(tmp_path: P
     with served(app_of(audit_db_path=path)) as client:
         assert status in (200, 400, 413)
         assert client.get("/health/ready").status == 200
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body"),
+    [
+        ("PUT", POLICY_PATH, b'{"yaml":"rules: []","yaml":"rules: []"}'),
+        ("PUT", POLICY_PATH, rb'{"yaml":"rules: []","\u0079aml":"{}"}'),
+        ("PUT", POLICY_PATH, b'{"rules":[],"rules":[]}'),
+        ("PUT", POLICY_PATH, b'{"rules":[{"name":"a","name":"b"}]}'),
+        ("POST", ROLLBACK, b'{"version":1,"version":1}'),
+    ],
+)
+def test_member_that_stands_twice_is_refused(method: str, path: str, body: bytes) -> None:
+    with served() as client:
+        reply = client.ask(method, path, body=body)
+        assert reply.status == 400
+        assert "twice" in reply.json["error"]
+        assert client.get(POLICY_PATH).json["version"] == 1
+
+
+def test_change_says_whether_it_changed_anything(tmp_path: Path) -> None:
+    with served(app_of_file(tmp_path)) as client:
+        assert client.ask("POST", RELOAD).json["changed"] is False
+        assert client.put(POLICY_PATH, {"rules": []}).json["changed"] is True
+        again = client.put(POLICY_PATH, {"rules": []}).json
+        assert (again["status"], again["changed"], again["version"]) == ("updated", False, 2)
+        assert client.post(ROLLBACK, {"version": 2}).json["changed"] is False
+        assert client.post(ROLLBACK, {"version": 1}).json["changed"] is True

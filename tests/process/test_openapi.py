@@ -61,4 +61,4 @@ def test_schemathesis_finds_nothing(tmp_path: Path, key: str | None) -> None:
         )
     assert done.returncode == 0, done.stdout + done.stderr
     # All but the route of the description itself, which it leaves out.
-    assert "13 selected / 13 total" in done.stdout
+    assert "16 selected / 16 total" in done.stdout
