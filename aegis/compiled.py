@@ -24,11 +24,12 @@ from typing import Any
 
 from aegis import codec
 from aegis._version import __version__
-from aegis.conditions import compile_conditions
+from aegis.conditions import compile_conditions, compiler
 from aegis.config import beside
 from aegis.errors import Problem, shown
 from aegis.files import keep_owner
 from aegis.policies import LoadedPolicy, Policy, decoded_policy, load_text
+from aegis.searches import Searches
 from aegis_core import Engine, Work
 
 __all__ = ["Buffer", "CompiledFiles", "CompiledPolicy", "PolicyText", "compiled", "pack", "unpack"]
@@ -44,6 +45,9 @@ _BLOCK_HEAD_BYTES = 4096
 _NESTING = 64
 _NAMED_BY = 32
 """Characters of the digest that name a file; the whole of it stands inside."""
+_QUICK_CONDITIONS = 500
+"""So many rules with conditions are compiled within some milliseconds, where none has an expression."""
+_EXPRESSION, _CONDITIONS = b'"param_matches":', b'"conditions":{"'
 _UNFINISHED_S = 60.0
 """A file that is written for longer than this was given up by a process that was killed."""
 
@@ -69,6 +73,15 @@ class CompiledPolicy:
     members: Buffer
     engine: Engine
     packed: bytes | None = None
+
+    @property
+    def expressions(self) -> int:
+        """How many of its rules have regular expressions, at most."""
+        return _count(self.members, _EXPRESSION)
+
+
+def _count(members: Buffer, part: bytes) -> int:
+    return bytes(members).count(part)
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +160,7 @@ def pack(policy: CompiledPolicy) -> bytes:
 def unpack(data: bytes, sha256: str | None = None) -> CompiledPolicy:
     """The compiled policy of some bytes.
 
-    Conditions are compiled when they are first asked.
+    Conditions are compiled when they are first asked: `CompiledFiles.keep` gives one that is ready.
 
     Args:
         data: What `pack` gave.
@@ -159,7 +172,8 @@ def unpack(data: bytes, sha256: str | None = None) -> CompiledPolicy:
     Cost: reads them once, to see that they are whole.
     """
     start = _start_of_block(data, len(data))
-    return replace(_opened(memoryview(data)[:start], data[start:], sha256), packed=data)
+    opened = _opened(memoryview(data)[:start], data[start:], sha256, is_ready=False)
+    return replace(opened, packed=data)
 
 
 def _start_of_block(head: bytes, size: int) -> int:
@@ -171,7 +185,28 @@ def _start_of_block(head: bytes, size: int) -> int:
     return _HEAD.size + int(sizes[0]) + int(sizes[1])
 
 
-def _opened(before: memoryview, block: Buffer, sha256: str | None) -> CompiledPolicy:
+def _ready(policy: CompiledPolicy) -> CompiledPolicy:
+    """The same policy, with nothing left to compile when it first decides."""
+    data = policy.packed
+    if data is None:
+        return policy
+    start = _start_of_block(data, len(data))
+    opened = _opened(memoryview(data)[:start], data[start:], policy.sha256)
+    return replace(opened, packed=data)
+
+
+class _NotAtOnce(Exception):
+    """To get a policy ready takes longer than the event loop may be held."""
+
+
+def _opened(
+    before: memoryview,
+    block: Buffer,
+    sha256: str | None,
+    *,
+    is_ready: bool = True,
+    at_once: bool = False,
+) -> CompiledPolicy:
     """The policy of a block and of what stands before it, neither of which is copied."""
     _, digest, size, _, _ = _HEAD.unpack_from(before)
     said, members = before[_HEAD.size : _HEAD.size + size], before[_HEAD.size + size :]
@@ -184,7 +219,13 @@ def _opened(before: memoryview, block: Buffer, sha256: str | None) -> CompiledPo
         raise ValueError("it was made from another text")
     warnings = tuple(Problem(*odd) for odd in known["warnings"])
     # The block is no part of a view: one that is still used cannot be cleared with other garbage.
-    engine = Engine(block, condition=_Deferred)
+    if at_once and (
+        _count(members, _EXPRESSION) or _count(members, _CONDITIONS) > _QUICK_CONDITIONS
+    ):
+        raise _NotAtOnce
+    searches = Searches()
+    engine = Engine(block, condition=compiler(searches) if is_ready else _Deferred)
+    searches.compile()
     return CompiledPolicy(known["sha256"], known["rule_count"], warnings, members, engine)
 
 
@@ -197,7 +238,7 @@ def _digest(said: Buffer, members: Buffer, block: Buffer) -> bytes:
 
 
 class _Deferred:
-    """Conditions that are compiled when they are first asked: most of many rules never are."""
+    """Conditions that are compiled when they are first asked: a policy may never decide here."""
 
     __slots__ = ("_compiled", "_written")
 
@@ -240,20 +281,22 @@ class CompiledFiles:
         found = self.find(hashlib.sha256(source.encode()).hexdigest())
         return PolicyText(source, found or compiled(load_text(source)))
 
-    def find(self, sha256: str) -> CompiledPolicy | None:
+    def find(self, sha256: str, *, at_once: bool = False) -> CompiledPolicy | None:
         """The policy that was compiled from a text; None where no file has it.
 
         Args:
             sha256: The text's digest, in hexadecimal.
+            at_once: None, too, where it takes more than some milliseconds to get it ready.
 
-        Cost: reads the file once.
+        Cost: reads the file once; compiles conditions, of which regular expressions take
+            a millisecond each, at the most.
         """
         if self._prefix is None:
             return None
         path = self._path(self._prefix, sha256)
         try:
-            return _read(path, sha256)
-        except FileNotFoundError:
+            return _read(path, sha256, at_once=at_once)
+        except (FileNotFoundError, _NotAtOnce):
             return None
         except (OSError, ValueError) as error:
             # It is made anew from the text, which the database has.
@@ -268,14 +311,14 @@ class CompiledFiles:
             disk only costs every process the time to compile it for itself.
         """
         if self._prefix is None:
-            return policy
+            return _ready(policy)
         try:
             path = Path(self._path(self._prefix, policy.sha256))
             _write(path, pack(policy), like=self._database)
         except (OSError, ValueError) as error:
             _log.warning("the compiled policy cannot be kept for other processes: %s", error)
-            return policy
-        return self.find(policy.sha256) or policy
+            return _ready(policy)
+        return self.find(policy.sha256) or _ready(policy)
 
     def remove_others(self, kept: Collection[str]) -> None:
         """Remove the files of all policies but those with these digests."""
@@ -298,7 +341,7 @@ class CompiledFiles:
         return f"{prefix}{sha256[:_NAMED_BY]}"
 
 
-def _read(path: str, sha256: str) -> CompiledPolicy:
+def _read(path: str, sha256: str, *, at_once: bool = False) -> CompiledPolicy:
     """The policy of a file of ours, in memory of this process alone.
 
     A file that is mapped and cut ends every process that looks at what is missing, and one that is
@@ -318,7 +361,7 @@ def _read(path: str, sha256: str) -> CompiledPolicy:
             raise ValueError("it is damaged")
         before = _filled(reader, start)
         block = _filled(reader, found.st_size - start)
-    return _opened(memoryview(before), block, sha256)
+    return _opened(memoryview(before), block, sha256, at_once=at_once)
 
 
 def _filled(reader: FileIO, size: int) -> mmap.mmap:

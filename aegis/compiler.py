@@ -1,8 +1,9 @@
 """Compiles policies in a process of its own, so that no thread that answers requests waits for it.
 
 Parsing ten thousand rules takes half a second, in which Python would let nothing else run. What
-comes back is ready to be mapped. Small policies are compiled where they are needed: a process takes
-longer to start.
+comes back is ready to be mapped. Policies that take little are compiled where they are needed: a process
+takes longer to start. What they take is known by their size and, while they are read, by the programs
+of their regular expressions.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ from typing import Any, BinaryIO
 from aegis import codec
 from aegis.compiled import CompiledPolicy, PolicyText, compiled, pack, unpack
 from aegis.errors import InvalidBody, NotReady, PolicyError, Problem, named
-from aegis.policies import decoded_policy, load_text
+from aegis.policies import LoadedPolicy, decoded_policy, load_text
+from aegis.searches import Searches
 
 __all__ = ["YAML_TYPES", "compile_body", "compile_source", "main", "policy_text"]
 
@@ -29,7 +31,9 @@ YAML_TYPES = frozenset(
 )
 SMALL_BYTES = 32 * 1024
 """Up to here a policy is compiled in some milliseconds."""
-TIMEOUT_S = 120.0
+SMALL_PROGRAMS = 50_000
+"""Instructions of regular expressions that are compiled in some milliseconds, too."""
+TIMEOUT_S = 60.0
 _DOCUMENT_KEYS = ("rules", "defaults")
 _NICENESS = 5
 _PR_SET_PDEATHSIG = 1
@@ -79,8 +83,9 @@ def compile_body(media_type: str, body: bytes, deepest: int) -> PolicyText:
         NotReady: It could not be compiled in time.
     """
     if len(body) <= SMALL_BYTES or not sys.executable:
-        source = decoded_policy(policy_text(media_type, body, deepest))
-        return PolicyText(source, compiled(load_text(source)))
+        loaded = _loaded_here(policy_text(media_type, body, deepest))
+        if loaded is not None:
+            return PolicyText(loaded.source, compiled(loaded))
     return _compiled_apart(media_type, body, deepest)
 
 
@@ -92,8 +97,28 @@ def compile_source(source: str) -> CompiledPolicy:
         NotReady: It could not be compiled in time.
     """
     if len(source) <= SMALL_BYTES or not sys.executable:
-        return compiled(load_text(source))
+        loaded = _loaded_here(source)
+        if loaded is not None:
+            return compiled(loaded)
     return _compiled_apart("application/yaml", source.encode(), 1).compiled
+
+
+def _loaded_here(text: str | bytes) -> LoadedPolicy | None:
+    """A policy that takes little to compile; None: it takes more.
+
+    Raises:
+        PolicyError: The policy is refused.
+    """
+    if not sys.executable:  # there is nowhere else
+        return load_text(text)
+    searches = Searches(SMALL_PROGRAMS)
+    try:
+        loaded = load_text(text, searches)
+    except PolicyError:
+        if searches.is_over:
+            return None
+        raise
+    return None if searches.is_over else loaded
 
 
 def _compiled_apart(media_type: str, body: bytes, deepest: int) -> PolicyText:

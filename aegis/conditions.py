@@ -52,9 +52,15 @@ class _Refused(Exception):
     """A part of a condition that cannot be compiled, and why."""
 
 
-def compiler() -> Callable[[Mapping[str, Any]], Condition | None]:
-    """What compiles the conditions of one policy's rules, so that they search together."""
-    return partial(compile_conditions, searches=Searches())
+def compiler(
+    searches: Searches | None = None,
+) -> Callable[[Mapping[str, Any]], Condition | None]:
+    """What compiles the conditions of one policy's rules, so that they search together.
+
+    Args:
+        searches: Theirs, for who wants to know them; None: new ones.
+    """
+    return partial(compile_conditions, searches=searches or Searches())
 
 
 def compile_conditions(

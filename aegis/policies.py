@@ -36,6 +36,7 @@ from aegis.lookalikes import (
     odd_pattern,
     odd_text,
 )
+from aegis.searches import Searches
 from aegis_core import (
     Approval,
     Engine,
@@ -183,7 +184,10 @@ class Policy(Evaluator, aegis_core.Policy):
     @cached_property
     def engine(self) -> Engine:
         """The compiled policy; made on first use."""
-        return compile_policy(self, condition=compiler())
+        searches = Searches()
+        engine = compile_policy(self, condition=compiler(searches))
+        searches.compile()
+        return engine
 
     @cached_property
     def source(self) -> str:
@@ -236,11 +240,12 @@ def read_policy(path: str | Path) -> bytes:
         return file.read(LARGEST_POLICY_BYTES + 1)
 
 
-def load_text(text: str | bytes) -> LoadedPolicy:
+def load_text(text: str | bytes, searches: Searches | None = None) -> LoadedPolicy:
     """Load a policy from its text.
 
     Args:
         text: YAML, or JSON of the same shape; bytes are UTF-8 and may start with a byte order mark.
+        searches: Count what its regular expressions take, and may refuse to; None: those of any policy.
 
     Raises:
         PolicyError: With every problem of the text, each with its line.
@@ -248,6 +253,7 @@ def load_text(text: str | bytes) -> LoadedPolicy:
     source = decoded_policy(text)
     document = read_document(source)
     checker = _Checker(document.lines, document.problems, document.look_alikes)
+    checker.searches = searches or checker.searches
     policy = _made(Policy, checker.policy_with_warnings(document.value))
     lines = checker.lines_of_rules(document.value)
     return LoadedPolicy(policy, source, tuple(checker.warnings.all()), lines)
@@ -327,6 +333,7 @@ class _Checker:
         look_alikes: LookAlikes | None = None,
     ) -> None:
         self.lines = lines
+        self.searches = Searches()
         self.problems = Problems() if problems is None else problems
         self.look_alikes = look_alikes or {}
         self.warnings = Problems()
@@ -474,7 +481,7 @@ class _Checker:
             )  # fmt: skip
             return {}
         try:
-            compile_conditions(conditions)
+            compile_conditions(conditions, self.searches)
         except PolicyError as error:
             for problem in error.problems:
                 path = problem.key.split(".", 1)

@@ -15,7 +15,9 @@ import re2
 
 from aegis.errors import shown
 
-__all__ = ["LARGEST_PROGRAM", "LARGEST_SET", "SHORT_TEXT", "Search", "Searches"]
+__all__ = [
+    "LARGEST_PROGRAM", "LARGEST_PROGRAMS", "LARGEST_SET", "SHORT_TEXT", "Search", "Searches",
+]  # fmt: skip
 
 LARGEST_PROGRAM = 5_000
 """The largest RE2 program, in instructions: what a search can cost for each byte."""
@@ -30,6 +32,13 @@ _SIMULATED_PER_UNIT = 16
 """So many instructions are simulated for a unit: what a search costs at the worst, measured."""
 _MORE_INSTRUCTIONS = 10
 """What each byte costs besides those of the expression."""
+
+LARGEST_PROGRAMS = 20_000_000
+"""The largest programs of all expressions of a policy together: every process compiles them, a million
+instructions in about half a second."""
+
+_REFUSED = 16_384
+"""What an expression counts that is refused for its size: RE2 gave up after so many instructions."""
 
 LARGEST_SET = 1_000
 """The largest program of expressions that are searched for at once, for the same reason."""
@@ -64,10 +73,22 @@ class Search:
 
 
 class Searches:
-    """The regular expressions of one policy, by the parameter that they are to search."""
+    """The regular expressions of one policy, by the parameter that they are to search.
 
-    def __init__(self) -> None:
-        self._groups: dict[str, _Group] = {}
+    Args:
+        largest: The largest programs that they may have together.
+
+    Attributes:
+        instructions: Of all their programs.
+        is_over: Whether that is more than they may have: those that came then are not compiled.
+    """
+
+    def __init__(self, largest: int = LARGEST_PROGRAMS) -> None:
+        self._groups: dict[str, _Group] = {}  # the one of each parameter that still takes more
+        self._all: list[_Group] = []
+        self._largest = largest
+        self.instructions = 0
+        self.is_over = False
 
     def add(self, parameter: str, pattern: str) -> Search:
         """Compile an expression.
@@ -82,7 +103,7 @@ class Searches:
         Raises:
             ValueError: With what is wrong with it.
         """
-        compiled = _compiled(pattern)
+        compiled = self._compiled(pattern)
         alone = compiled.search
         size = compiled.programsize
         if size > LARGEST_SET:
@@ -90,6 +111,7 @@ class Searches:
         group = self._groups.get(parameter)
         if group is None or not group.takes(size):
             group = self._groups[parameter] = _Group()
+            self._all.append(group)
         number = group.add(pattern, size)
 
         def search(text: str) -> bool:
@@ -101,6 +123,28 @@ class Searches:
             return alone(text.encode()) is not None
 
         return Search(search, size)
+
+    def compile(self) -> None:
+        """Compile what searches by several at once, too: nothing is left to the first search."""
+        for group in self._all:
+            group.compile()
+
+    def _compiled(self, pattern: str) -> Any:
+        if not self.is_over:
+            try:
+                compiled = _compiled(pattern)
+            except ValueError:
+                self.instructions += _REFUSED
+                self.is_over = self.instructions > self._largest
+                raise
+            self.instructions += compiled.programsize
+            self.is_over = self.instructions > self._largest
+            if not self.is_over:
+                return compiled
+        raise ValueError(
+            f"the regular expressions of the policy are over {self._largest} instructions together;"
+            " make their repetitions smaller"
+        )
 
 
 class _Group:
@@ -132,8 +176,7 @@ class _Group:
         last, found = self._last
         if last == text:
             return found
-        if self._set is None:
-            self._set = self._made()
+        self.compile()
         if not self._set:
             return None
         # RE2 runs out of memory silently: it then finds nothing, not even what is everywhere.
@@ -143,6 +186,10 @@ class _Group:
         found = frozenset(numbers)
         self._last = (text, found)
         return found
+
+    def compile(self) -> None:
+        if self._set is None:
+            self._set = self._made()
 
     def _made(self) -> Any:
         """The set that RE2 makes of them; False where there is nothing to be gained or it refuses."""

@@ -34,6 +34,8 @@ _REPLACED = (
 )
 READY_TIMEOUT_S = 5.0
 """How long a change waits for processes that live and do not get ready for it."""
+_EXPRESSION_S = 0.005
+"""So much longer for each regular expression that they have to compile."""
 _KEPT_VERSIONS = 2
 """So many versions have files of their own: a process may still be about to load the last but one."""
 _END_S = 2.0
@@ -321,7 +323,8 @@ class PolicyVersions:
             raise PreconditionFailed(f"version {number} is in force; look at it first")
         compiled = self._prepared = self._kept(text.compiled)
         ticket = self._workers.ask(text.sha256)
-        ready = self._workers.wait_until_ready(ticket, READY_TIMEOUT_S)
+        timeout_s = READY_TIMEOUT_S + _EXPRESSION_S * compiled.expressions
+        ready = self._workers.wait_until_ready(ticket, timeout_s)
         version = self.history.add(
             text.sha256,
             origin,
@@ -390,7 +393,7 @@ class PolicyVersions:
             StoreError: It cannot be read.
         """
         newest = self._newest()
-        compiled = self._at_hand(newest.sha256)
+        compiled = self._at_hand(newest.sha256, at_once=True)
         if compiled is None:
             raise NotReady(f"version {newest.version} of the policy is being loaded")
         return Snapshot(compiled, newest)
@@ -414,11 +417,11 @@ class PolicyVersions:
             raise StoreError("the database has lost its policy versions")
         return newest
 
-    def _at_hand(self, sha256: str) -> CompiledPolicy | None:
+    def _at_hand(self, sha256: str, *, at_once: bool = False) -> CompiledPolicy | None:
         prepared = self._prepared
         if prepared is not None and prepared.sha256 == sha256:
             return prepared
-        found = self._files.find(sha256)
+        found = self._files.find(sha256, at_once=at_once)
         if found is not None:
             self._prepared = found
         return found

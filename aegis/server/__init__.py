@@ -255,7 +255,12 @@ def build_app(
             admin.version("{version}"), Permission.READ, of_item=admin.version
         ),
     }
-    lifecycle = Lifecycle(service.open, service.stop, service.close, service.reload_files)
+
+    async def close() -> None:
+        admin.close()
+        await service.close()
+
+    lifecycle = Lifecycle(service.open, service.stop, close, service.reload_files)
     return App(routes, Gate(settings, keys), lifecycle, body_timeout_s=settings.body_timeout_s)
 
 

@@ -5,15 +5,16 @@ from __future__ import annotations
 import asyncio
 from codecs import getincrementaldecoder
 from collections.abc import AsyncIterator, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol, TypeVar
 
 from aegis import codec
 from aegis.audit.query import pairs_of
 from aegis.compiled import Buffer, PolicyText
 from aegis.compiler import compile_body
 from aegis.decisions import Snapshot
-from aegis.errors import InvalidBody, InvalidQuery, NotFound, did_you_mean, named, shown
+from aegis.errors import InvalidBody, InvalidQuery, NotFound, NotReady, did_you_mean, named, shown
 from aegis.headers import Headers, value_of
 from aegis.server.kernel import (
     JSON,
@@ -31,8 +32,13 @@ __all__ = ["LONGEST_NOTE", "MOST_VERSIONS", "Admin", "Change", "Changes"]
 
 LONGEST_NOTE = 1_000
 MOST_VERSIONS = 1_000
+MOST_CHANGES = 32
+"""Changes of the policy that may wait in a process, each with its text."""
+_CHANGE_THREADS, _READ_THREADS = 8, 2
 _PIECE_BYTES = 256 * 1024
 _LARGEST_VERSION = 2**63 - 1
+
+_Read = TypeVar("_Read")
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +96,28 @@ class Admin:
         self._snapshot = snapshot
         self._history = history
         self._changes = changes
+        # Changes may wait for processes and for each other: in threads that nothing else needs.
+        self._changing = ThreadPoolExecutor(_CHANGE_THREADS, "aegis-policy")
+        self._reading = ThreadPoolExecutor(_READ_THREADS, "aegis-policy-read")
+        self._waiting = 0
+
+    def close(self) -> None:
+        """Begin no more changes; those that are under way come to their end."""
+        for threads in (self._changing, self._reading):
+            threads.shutdown(wait=False, cancel_futures=True)
+
+    async def _change(self, change: Callable[..., InForce], *arguments: Any) -> Answer:
+        if self._waiting >= MOST_CHANGES:
+            raise NotReady(f"{MOST_CHANGES} changes of the policy wait already; try again")
+        self._waiting += 1
+        try:
+            loop = asyncio.get_running_loop()
+            return _updated(await loop.run_in_executor(self._changing, change, *arguments))
+        finally:
+            self._waiting -= 1
+
+    async def _read(self, read: Callable[..., _Read], *arguments: Any) -> _Read:
+        return await asyncio.get_running_loop().run_in_executor(self._reading, read, *arguments)
 
     # Everything here runs in a thread: other requests go on while a large policy is read, parsed
     # or written, and while the disk is waited for.
@@ -109,25 +137,25 @@ class Admin:
             media_type = value_of(headers, "content-type") or ""
             return self._changes.put(compile_body(media_type, body, self._deepest), change)
 
-        return _updated(await asyncio.to_thread(put))
+        return await self._change(put)
 
     async def rollback(self, body: bytes, headers: Headers, _query: str, caller: Caller) -> Answer:
         """`POST /api/v1/policy/rollback`: put an earlier version into force again."""
         version, note = _rollback_of(codec.loads(body, self._deepest))
         codec.refuse_repeated(body)
         change = _change(headers, caller, note)
-        return _updated(await asyncio.to_thread(self._changes.rollback, version, change))
+        return await self._change(self._changes.rollback, version, change)
 
     async def reload(self, _body: bytes, _headers: Headers, _query: str, _caller: Caller) -> Answer:
         """`POST /api/v1/policy/reload`: load the policy file again."""
-        return _updated(await asyncio.to_thread(self._changes.reload))
+        return await self._change(self._changes.reload)
 
     async def versions(
         self, _body: bytes, _headers: Headers, query: str, _caller: Caller
     ) -> Answer:
         """`GET /api/v1/policy/versions`: what was ever in force, newest first."""
         bounds = _bounds_of(query)
-        page = await asyncio.to_thread(lambda: self._history().page(**bounds))
+        page = await self._read(lambda: self._history().page(**bounds))
         return 200, (), codec.dumps([version.as_json() for version in page])
 
     def version(self, item: str) -> Handler:
@@ -138,7 +166,7 @@ class Admin:
             if number is None:
                 raise NotFound(f"there is no policy version {shown(item)}; use a number")
             history = self._history()
-            found = await asyncio.to_thread(history.find, number)
+            found = await self._read(history.find, number)
             start = codec.dumps(found.as_json())[1:-1]
             return await _answered(_with_source((start,), history, number))
 

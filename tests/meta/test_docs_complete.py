@@ -20,6 +20,7 @@ from aegis.conditions import CONDITIONS
 from aegis.config import Settings
 from aegis.execution import LONGEST_ERROR
 from aegis.keys import _PERMISSIONS, Permission, Role
+from aegis.server.admin import MOST_CHANGES
 from aegis.server.openapi import ERRORS, document
 from tests.contract.client import app_of, routes_of
 from tests.meta.documents import DOCUMENTS, ROOT, rows, words
@@ -136,6 +137,7 @@ def test_limits_stand_in_a_table() -> None:
         settings.drain_timeout_s,
         settings.queued_records,
         MOST_WAITING,
+        MOST_CHANGES,
     ]
     table = [row[1].split()[0] for row in rows("docs/operation.md", "Limits")]
     assert table == [f"{limit:,.0f}" for limit in limits]

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import re2
 
 from aegis import compiled as module
 from aegis.bench import workload
@@ -250,3 +251,53 @@ def test_conditions_are_compiled_when_they_are_first_asked(monkeypatch: pytest.M
     for _ in range(2):
         assert made.engine.evaluate("pay", "", "", {"amount": 1}).matched_rule == "small"
     assert asked == [{"param_lt": {"amount": 100}}]
+
+
+EXPRESSIONS = """\
+rules:
+  - {name: a, approval: auto, conditions: {param_matches: {p: "^a[xy]{20}$"}}}
+  - {name: b, approval: auto, conditions: {param_matches: {p: "^b"}}}
+  - {name: c, approval: auto, conditions: {param_matches: {q: "c$"}}}
+"""
+
+
+def test_policy_of_a_file_has_nothing_left_to_compile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = CompiledFiles(str(tmp_path / "a.db"))
+    kept = files.keep(of(EXPRESSIONS))
+    found = files.find(kept.sha256)
+    assert found is not None
+
+    def refuse(*_: object) -> Any:
+        raise AssertionError("an expression is compiled where requests wait")
+
+    monkeypatch.setattr(re2, "compile", refuse)
+    monkeypatch.setattr(re2, "Set", refuse)
+    for policy in (kept, found):
+        decided = [
+            policy.engine.evaluate("x", "", "", params).matched_rule
+            for params in ({"p": "a" + "xy" * 10}, {"p": "bc"}, {"q": "bc"}, {"p": "c" * 300})
+        ]
+        assert decided == ["a", "b", "c", "<default>"]
+
+
+def test_policy_that_was_compiled_apart_is_ready_when_nothing_is_kept(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    policy = CompiledFiles(":memory:").keep(unpack(pack(of(EXPRESSIONS))))
+    monkeypatch.setattr(re2, "compile", None)
+    assert policy.engine.evaluate("x", "", "", {"p": "b"}).matched_rule == "b"
+
+
+@pytest.mark.parametrize(
+    ("text", "is_quick"),
+    [("rules: [{conditions: {param_gt: {n: 1}}}]", True), (EXPRESSIONS, False)],
+)
+def test_policy_with_expressions_is_not_made_ready_where_a_request_waits(
+    text: str, is_quick: bool, tmp_path: Path
+) -> None:
+    files = CompiledFiles(str(tmp_path / "a.db"))
+    policy = files.keep(of(text))
+    assert (files.find(policy.sha256, at_once=True) is not None) is is_quick
+    assert files.find(policy.sha256) is not None

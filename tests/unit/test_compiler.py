@@ -7,6 +7,7 @@ import resource
 import stat
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from aegis.compiled import PolicyText, compiled, pack
 from aegis.compiler import compile_body, compile_source
 from aegis.errors import AegisError, InvalidBody, NotReady, PolicyError
 from aegis.policies import Policy, load_text
+from aegis.searches import Searches
 
 TEXT = (
     "# ä\ndefaults: {approval: auto}\nrules:\n  - {name: é, match: {type: 'a*'}}\n  - {name: é}\n"
@@ -169,3 +171,49 @@ def test_process_that_nobody_waits_for_does_nothing() -> None:
         [sys.executable, "-c", code], input=b"rules: []", capture_output=True, check=False
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
+
+
+def heavy(pattern: str, count: int) -> bytes:
+    """A small policy of so many different expressions."""
+    rules = [
+        {"conditions": {"param_matches": {"p": pattern.replace("N", str(number))}}}
+        for number in range(count)
+    ]
+    return json.dumps({"rules": rules}).encode()
+
+
+@pytest.mark.parametrize("pattern", [r"\pL{200}N", "a[bc]{900}N"])
+def test_policy_of_heavy_expressions_is_compiled_apart_though_it_is_small(
+    pattern: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    apart: list[bytes] = []
+
+    def compile_apart(_: str, body: bytes, _deepest: int) -> Any:
+        apart.append(body)
+        raise NotReady("elsewhere")
+
+    monkeypatch.setattr(compiler, "_compiled_apart", compile_apart)
+    body = heavy(pattern, 80)
+    assert len(body) < compiler.SMALL_BYTES
+    began = time.process_time()
+    with pytest.raises(NotReady, match="elsewhere"):
+        compile_body("application/json", body, 64)
+    with pytest.raises(NotReady, match="elsewhere"):
+        compile_source(body.decode())
+    assert time.process_time() - began < 2.0
+    assert apart == [body, body]
+
+
+def test_refused_expressions_are_named_though_they_are_found_apart() -> None:
+    with pytest.raises(PolicyError) as refused:
+        compile_body("application/json", heavy(r"\pL{200}N", 20), 64)
+    assert [problem.key for problem in refused.value.problems][:2] == [
+        "rules[0].conditions.param_matches.p", "rules[1].conditions.param_matches.p",
+    ]  # fmt: skip
+
+
+def test_policy_whose_expressions_are_too_large_together_is_refused() -> None:
+    searches = Searches(2_000)
+    with pytest.raises(PolicyError, match="over 2000 instructions together"):
+        load_text(heavy("a[bc]{900}N", 3), searches)
+    assert searches.is_over
