@@ -86,11 +86,14 @@ def _sockets(port: int) -> Iterator[socket.socket]:
     """The sockets of this process on a port, listening and connected; each is closed by who takes it."""
     for name in os.listdir("/proc/self/fd"):
         with suppress(OSError):  # it was closed meanwhile
+            # INVARIANT: only sockets are closed. To close any descriptor of a file drops all locks
+            # that this process has on it, and SQLite relies on its own.
+            if not stat.S_ISSOCK(os.fstat(int(name)).st_mode):
+                continue
             # Of its own, so that it stays what was looked at.
             number = os.dup(int(name))
             if not stat.S_ISSOCK(os.fstat(number).st_mode):
-                os.close(number)
-                continue
+                continue  # it became a file just now, and stays open
             found = socket.socket(fileno=number)
             is_ours = found.family in (socket.AF_INET, socket.AF_INET6)
             if is_ours and found.getsockname()[1] == port:
