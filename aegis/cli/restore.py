@@ -35,7 +35,7 @@ def restore(backup: str, database: str) -> None:
         raise ConfigError(f"{shown(backup)} is the database itself; name a backup of it")
     with closing(Store(backup, read_only=True)) as store:
         verified = verify(store)
-        with own_database(place), unused(place):
+        with own_database(database), unused(database):
             kept = _keep(place)
             try:
                 store.copy_over(place, lambda _done, _of: None, like=kept or backup)
