@@ -82,7 +82,7 @@ def test_key_speaks_for_no_other_agent(keys: Keys, path: str, agent: dict[str, A
     key = keys.add("crm", "agent", "crm-*")
     with served(app_of(BY_AGENT, keys_path=keys.path, admin_key="admin")) as client:
         assert asked(client, path, READ | agent, key) == (403, "forbidden_agent")
-        client.headers = {"x-api-key": "admin"}
+        client.headers["x-api-key"] = "admin"
         assert client.records() == []
 
 
@@ -97,7 +97,7 @@ def test_one_foreign_agent_refuses_its_whole_batch(keys: Keys, path: str, form: 
         assert (
             "`actions[2].agent_id` `mail`: this key speaks for `crm-*` only" in reply.json["error"]
         )
-        client.headers = {"x-api-key": "admin"}
+        client.headers["x-api-key"] = "admin"
         assert client.records() == []
 
 
@@ -109,7 +109,7 @@ def test_only_agent_of_a_key_is_filled_in(keys: Keys, agent: dict[str, Any]) -> 
         (one,) = client.post(EVALUATE, [READ | agent], headers=key).json
         assert one["matched_rule"] == "mail"
         assert asked(client, EXECUTE, READ | agent, key)[0] == 200
-        client.headers = {"x-api-key": "admin"}
+        client.headers["x-api-key"] = "admin"
         assert [record["agent_id"] for record in client.records()] == ["mail"]
 
 
