@@ -13,9 +13,9 @@ from aegis._version import __version__
 if TYPE_CHECKING:
     from aegis.audit import ResultStatus
     from aegis.errors import AegisError, PolicyError
-    from aegis.execution import Executor, Result
-    from aegis.execution import Executor as BaseExecutor
-    from aegis.policies import Policy
+    from aegis.execution.enforcer import Executor, Result
+    from aegis.execution.enforcer import Executor as BaseExecutor
+    from aegis.policy.loader import Policy
     from aegis_core import Action, Approval, PolicyDecision, PolicyRule, RiskLevel
 
 __all__ = [
@@ -38,13 +38,13 @@ _HOMES = {
     "Action": "aegis_core",
     "AegisError": "aegis.errors",
     "Approval": "aegis_core",
-    "BaseExecutor": "aegis.execution",
-    "Executor": "aegis.execution",
-    "Policy": "aegis.policies",
+    "BaseExecutor": "aegis.execution.enforcer",
+    "Executor": "aegis.execution.enforcer",
+    "Policy": "aegis.policy.loader",
     "PolicyDecision": "aegis_core",
     "PolicyError": "aegis.errors",
     "PolicyRule": "aegis_core",
-    "Result": "aegis.execution",
+    "Result": "aegis.execution.enforcer",
     "ResultStatus": "aegis.audit",
     "RiskLevel": "aegis_core",
 }

@@ -13,14 +13,14 @@ import orjson
 from aegis import codec
 from aegis.bench import workload
 from aegis.bench.measure import figures, quiet, ratio, turns
-from aegis.compiled import compiled
 from aegis.config import Settings
-from aegis.decisions import Decider, DecisionPoint, Snapshot
-from aegis.policies import LoadedPolicy, Policy
-from aegis.server.api import Api
-from aegis.server.kernel import Handler
-from aegis.versions import PolicyVersion
-from aegis.workers import Workers
+from aegis.host.workers import Workers
+from aegis.policy.compiled_cache import compiled
+from aegis.policy.decision_point import Decider, DecisionPoint, Snapshot
+from aegis.policy.history import PolicyVersion
+from aegis.policy.loader import LoadedPolicy, Policy
+from aegis.server.api.agents import Api
+from aegis.server.http.kernel import Handler
 from aegis_core import DEFAULT_BUDGET
 
 ACTIONS = 1_000

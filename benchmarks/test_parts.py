@@ -8,7 +8,7 @@ import pytest
 
 from aegis import codec
 from aegis.bench import workload
-from aegis.conditions import compile_conditions
+from aegis.policy.conditions import compile_conditions
 from aegis_core import Engine, compile_policy
 
 SIZES = [10, 1_000, 10_000]

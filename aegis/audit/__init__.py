@@ -3,11 +3,11 @@
 What is written is in `records`, how in `log`, read in `reading`, and judged in `verify`.
 """
 
-from aegis.audit.log import AuditLog, Committed
+from aegis.audit.entries import AuditRecord, Outcome, PayloadEntry
+from aegis.audit.idempotency import Claim, Claimed
 from aegis.audit.members import MEMBERS, RECORD_SCHEMA, Operation, ResultStatus
-from aegis.audit.reading import AuditFilter, AuditReader
-from aegis.audit.records import AuditRecord, Outcome, PayloadEntry
-from aegis.audit.requests import Claim, Claimed
+from aegis.audit.reader import AuditFilter, AuditReader
+from aegis.audit.writer import AuditLog, Committed
 
 __all__ = [
     "MEMBERS",

@@ -13,16 +13,17 @@ from pathlib import Path
 from typing import Any
 
 from aegis.audit.chain import ChainEnd, anchor
+from aegis.audit.entries import ARCHIVE
+from aegis.audit.idempotency import oldest_repeatable
+from aegis.audit.index import SEGMENT_BITS
 from aegis.audit.members import COLUMNS
-from aegis.audit.postings import SEGMENT_BITS
-from aegis.audit.records import ARCHIVE, POLICY_COLUMNS
 from aegis.audit.recovery import begun_actions
-from aegis.audit.requests import oldest_repeatable
 from aegis.audit.tables import archive_entry, archived_versions
 from aegis.audit.verify import Pin, verify
 from aegis.errors import StoreError, shown
-from aegis.files import replacing
-from aegis.store import Connection, Store, insert_many, transacted
+from aegis.host.files import replacing
+from aegis.store.database import Connection, Store, insert_many, transacted
+from aegis.store.schema import VERSION_COLUMNS
 from aegis.timestamps import now_us, rfc3339
 
 __all__ = ["Archived", "archive"]
@@ -199,7 +200,7 @@ def _copy_some(source: Connection, target: Connection, after: int, last: int) ->
     insert_many(target, COLUMNS, rows)
     for row in archived_versions(source, after, last):
         target.execute(
-            f"INSERT INTO policy_version ({', '.join(POLICY_COLUMNS)}, source)"
+            f"INSERT INTO policy_version ({', '.join(VERSION_COLUMNS)}, source)"
             " VALUES (?, ?, ?, ?, ?, ?, ?)",
             row,
         )

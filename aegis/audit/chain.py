@@ -10,10 +10,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from aegis.audit.entries import GENESIS, Entry, PayloadEntry, Row, Words
 from aegis.audit.members import COLUMNS
-from aegis.audit.records import GENESIS, Entry, PayloadEntry, Row, Words
 from aegis.errors import StoreError
-from aegis.store import Connection, Store, insert_many, is_constraint, word_ids
+from aegis.store.database import Connection, Store, insert_many, is_constraint, word_ids
 
 __all__ = ["MOST_LINKS_A_STATEMENT", "Appended", "ChainEnd", "anchor", "newest_link"]
 

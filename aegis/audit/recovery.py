@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from aegis.audit.chain import ChainEnd
+from aegis.audit.entries import POLICY, AuditRecord, Entry, Outcome, PayloadEntry
+from aegis.audit.index import sealed_to
 from aegis.audit.members import (
     APPROVALS,
     IS_RECORD,
@@ -15,11 +17,9 @@ from aegis.audit.members import (
     STATUSES,
     ResultStatus,
 )
-from aegis.audit.postings import sealed_to
-from aegis.audit.records import POLICY, POLICY_COLUMNS, AuditRecord, Entry, Outcome, PayloadEntry
 from aegis.audit.tables import archive_entry
-from aegis.schema import UNCHAINED
-from aegis.store import Connection, Store, has_table, transacted
+from aegis.store.database import Connection, Store, has_table, transacted
+from aegis.store.schema import UNCHAINED, VERSION_COLUMNS
 from aegis.timestamps import now_us
 from aegis_core import RiskLevel
 
@@ -95,12 +95,12 @@ def _old_records(connection: Connection) -> Iterator[list[AuditRecord]]:
 
 def _old_versions(connection: Connection) -> Iterator[list[PayloadEntry]]:
     now = now_us()
-    columns = ", ".join(POLICY_COLUMNS)
+    columns = ", ".join(VERSION_COLUMNS)
     rows: list[Any] = connection.execute(
         f"SELECT {columns} FROM policy_version"
         " WHERE version IN (SELECT version FROM unchained_version) ORDER BY version"
     ).fetchall()
-    yield [PayloadEntry(now, POLICY, dict(zip(POLICY_COLUMNS, row, strict=True))) for row in rows]
+    yield [PayloadEntry(now, POLICY, dict(zip(VERSION_COLUMNS, row, strict=True))) for row in rows]
 
 
 def _old_archives(connection: Connection) -> Iterator[list[PayloadEntry]]:

@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from aegis.audit.chain import anchor, newest_link
+from aegis.audit.entries import ARCHIVE, POLICY, PayloadEntry
 from aegis.audit.members import IS_RECORD
-from aegis.audit.records import ARCHIVE, POLICY, POLICY_COLUMNS, PayloadEntry
 from aegis.codec import dumps, loads_own
 from aegis.errors import InvalidTrail, StoreError, shown
-from aegis.store import Connection, Store
+from aegis.store.database import Connection, Store
+from aegis.store.schema import VERSION_COLUMNS
 
 __all__ = [
     "Archived",
@@ -74,7 +75,7 @@ def archived_versions(connection: Connection, after: int, last: int) -> Iterator
     """The rows of the policy versions that these entries tell of, with their texts."""
     for _, said in _entries(connection, POLICY, after, last):
         yield from connection.execute(
-            f"SELECT {', '.join(POLICY_COLUMNS)}, source FROM policy_version WHERE version = ?",
+            f"SELECT {', '.join(VERSION_COLUMNS)}, source FROM policy_version WHERE version = ?",
             (said["version"],),
         )
 
@@ -222,11 +223,11 @@ def _versions(
 ) -> Iterator[tuple[dict[str, Any], str]]:
     """What is stored of each policy version, as its entry says it, and its text."""
     for *row, source in connection.execute(
-        f"SELECT {', '.join(POLICY_COLUMNS)}, source FROM policy_version WHERE version <= ?"
+        f"SELECT {', '.join(VERSION_COLUMNS)}, source FROM policy_version WHERE version <= ?"
         " ORDER BY version",
         (until,),
     ):
-        yield dict(zip(POLICY_COLUMNS, row, strict=True)), source
+        yield dict(zip(VERSION_COLUMNS, row, strict=True)), source
 
 
 def _digest(versions: Iterator[dict[str, Any]] | list[dict[str, Any]]) -> str:

@@ -17,12 +17,12 @@ from pathlib import Path
 from typing import Any
 
 from aegis.audit.chain import anchor, newest_link
+from aegis.audit.entries import GENESIS, KINDS
+from aegis.audit.index import unlike_records
 from aegis.audit.members import CANONICAL
-from aegis.audit.postings import unlike_records
-from aegis.audit.records import GENESIS, KINDS
 from aegis.audit.tables import Archived, archives, check_requests, check_versions
 from aegis.errors import InvalidTrail, StoreError, shown
-from aegis.store import Store
+from aegis.store.database import Store
 
 __all__ = [
     "EXPORT_HEAD",

@@ -15,7 +15,7 @@ from aegis.audit import AuditLog, AuditRecord, ResultStatus
 from aegis.bench import workload
 from aegis.bench.deciding import BATCH, compiled
 from aegis.bench.measure import figures, quiet, ratio, turns
-from aegis.store import Store
+from aegis.store.database import Store
 from aegis.timestamps import now_us
 from aegis_core import Approval, Policy, RiskLevel
 

@@ -17,10 +17,10 @@ import click
 
 from aegis import timestamps
 from aegis.audit import AuditFilter, AuditReader
+from aegis.audit.agent_aegis import import_agent_aegis
 from aegis.audit.archive import archive as archive_trail
 from aegis.audit.chain import anchor, newest_link
-from aegis.audit.imports import import_agent_aegis
-from aegis.audit.query import AUDIT_PARAMETERS, filter_of
+from aegis.audit.filters import AUDIT_PARAMETERS, filter_of
 from aegis.audit.signing import is_signed_by
 from aegis.audit.verify import Pin, Verified, exported_entries, is_database, verify_export
 from aegis.audit.verify import verify as verify_trail
@@ -37,8 +37,8 @@ from aegis.cli.parameters import (
 from aegis.cli.records import Page, record_writer
 from aegis.cli.terminal import echo_json, paint, printable
 from aegis.errors import ConfigError, InvalidHead, InvalidQuery, StoreError, shown
-from aegis.files import replacing
-from aegis.store import Store
+from aegis.host.files import replacing
+from aegis.store.database import Store
 
 __all__ = ["audit"]
 

@@ -17,7 +17,7 @@ from aegis.errors import ConfigError, PolicyError, shown
 
 if TYPE_CHECKING:
     from aegis.codec import Question
-    from aegis.policies import Policy
+    from aegis.policy.loader import Policy
 
 __all__ = ["bench"]
 

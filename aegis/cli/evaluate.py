@@ -15,7 +15,7 @@ from aegis.cli.terminal import echo_json, paint, print_problems
 from aegis.errors import InvalidBody, PolicyError, shown
 
 if TYPE_CHECKING:
-    from aegis.explain import Explanation, RuleSeen
+    from aegis.policy.explain import Explanation, RuleSeen
     from aegis_core import Action
 
 __all__ = ["evaluate"]
@@ -56,7 +56,7 @@ def evaluate(
 
     POLICY is a file, or `-` for standard input. The exit code is 0 where the action is allowed and 1 where it is blocked.
     """
-    from aegis.explain import explain
+    from aegis.policy.explain import explain
 
     name = name_of(policy)
     try:

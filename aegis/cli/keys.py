@@ -8,10 +8,10 @@ from typing import Any
 import click
 
 from aegis import timestamps
+from aegis.auth.keys import Key, Role, add_key, change_keys, new_secret, read_keys, remove_key
 from aegis.cli.parameters import FILE, FORMAT, TEXT, TIME_AHEAD
 from aegis.cli.terminal import echo_json
 from aegis.errors import shown
-from aegis.keys import Key, Role, add_key, change_keys, new_secret, read_keys, remove_key
 
 __all__ = ["keys"]
 

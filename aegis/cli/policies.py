@@ -6,7 +6,7 @@ import sys
 
 from aegis.cli.parameters import DASH
 from aegis.errors import ConfigError
-from aegis.policies import LARGEST_POLICY_BYTES, LoadedPolicy, load_text
+from aegis.policy.loader import LARGEST_POLICY_BYTES, LoadedPolicy, load_text
 from aegis.server import load_policy_file
 
 __all__ = ["load_policy", "name_of"]

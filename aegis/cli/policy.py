@@ -166,17 +166,18 @@ def _versions(url: str | None, database: str, *, changes: bool = False) -> Itera
     if url is not None:
         yield Remote(url)
         return
-    from aegis.sharing import PolicyVersions
-    from aegis.store import Store
-    from aegis.versions import PolicyHistory
+    from aegis.audit.journal import Journal
+    from aegis.policy.history import PolicyHistory
+    from aegis.policy.rollout import PolicyVersions
+    from aegis.store.database import Store
 
     if not Path(database).is_file():
         raise ConfigError(f"there is no database {shown(database)}; give --audit-db, or --url")
     with closing(Store(database, read_only=not changes)) as store:
         if not changes:
-            yield _Stored(PolicyHistory(store))
+            yield _Stored(PolicyHistory(store, Journal(store)))
             return
-        with closing(PolicyVersions(store)) as versions:
+        with closing(PolicyVersions(store, Journal(store))) as versions:
             yield _Stored(versions.history, versions)
 
 

@@ -12,9 +12,9 @@ import click
 from aegis.audit.verify import verify
 from aegis.cli.parameters import FILE, database_option
 from aegis.errors import ConfigError, StoreError, shown
-from aegis.files import give, sync_folder
-from aegis.server.host import own_database
-from aegis.store import Store, unused
+from aegis.host.files import give, sync_folder
+from aegis.server.runner.listening import own_database
+from aegis.store.database import Store, unused
 
 __all__ = ["restore"]
 

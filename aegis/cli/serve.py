@@ -24,7 +24,7 @@ from aegis.config import (
 )
 from aegis.errors import PolicyError
 from aegis.server import policy_text_of
-from aegis.server.signals import hold_hangups
+from aegis.server.runner.signals import hold_hangups
 
 __all__ = ["serve"]
 
@@ -218,7 +218,7 @@ def serve(
     AEGIS_API_KEY and AEGIS_ADMIN_KEY set who may call; without them only this machine may.
     """
     hold_hangups()
-    from aegis.server.run import serve as run
+    from aegis.server.runner.serve import serve as run
 
     api_key, admin_key, _ = keys_from()
     settings = Settings(

@@ -14,10 +14,9 @@ from pathlib import Path
 from typing import TypeVar
 
 from aegis.audit import AuditLog, AuditReader
+from aegis.audit.journal import Journal
 from aegis.audit.signing import HeadSigner
-from aegis.auth import Gate
-from aegis.compiled import CompiledFiles, PolicyText, compiled
-from aegis.compiler import YAML_TYPES
+from aegis.auth.keys import KeyRing, Permission, environment_keys, read_keys
 from aegis.config import (
     RESULT_BYTES,
     AuditDecisions,
@@ -28,23 +27,25 @@ from aegis.config import (
     keys_from,
     names_in,
 )
-from aegis.decisions import Decider, DecisionPoint
 from aegis.errors import ConfigError, NotFound, NotReady, shown
-from aegis.execution import Enforcer, Executor, NoOpExecutor
-from aegis.keys import KeyRing, Permission, environment_keys, read_keys
-from aegis.policies import LoadedPolicy, Policy, load_text, read_policy
+from aegis.execution.enforcer import Enforcer, Executor, NoOpExecutor
+from aegis.host.memory import SharedBytes
+from aegis.policy.compile_process import YAML_TYPES
+from aegis.policy.compiled_cache import CompiledFiles, PolicyText, compiled
+from aegis.policy.decision_point import Decider, DecisionPoint
+from aegis.policy.file_source import PolicyFile, log_oddities
+from aegis.policy.history import PolicyHistory
+from aegis.policy.loader import LoadedPolicy, Policy, load_text, read_policy
+from aegis.policy.rollout import InForce, PolicyVersions
 from aegis.redaction import Redaction
-from aegis.reloading import PolicyFile, log_oddities
-from aegis.server import openapi
-from aegis.server.admin import Admin, Change
-from aegis.server.api import Api
-from aegis.server.app import App
-from aegis.server.kernel import Lifecycle, Route
-from aegis.server.state import ServerState
-from aegis.shared_bytes import SharedBytes
-from aegis.sharing import InForce, PolicyVersions
-from aegis.store import Store
-from aegis.versions import PolicyHistory
+from aegis.server.api.agents import Api
+from aegis.server.api.operators import Admin, Change
+from aegis.server.http.app import App
+from aegis.server.http.gate import Gate
+from aegis.server.http.kernel import Lifecycle, Route
+from aegis.server.openapi import spec
+from aegis.server.runner.state import ServerState
+from aegis.store.database import Store
 from aegis_core import DEFAULT_BUDGET
 
 __all__ = ["build_app", "create_app", "load_policy_file", "policy_text_of"]
@@ -229,7 +230,7 @@ def build_app(
         },
         **{("GET", path): Route(api.ready, None) for path in ("/health/ready", "/readyz")},
         ("GET", "/openapi.json"): Route(
-            openapi.handler(settings), Permission.DESCRIBE, needs_service=False
+            spec.handler(settings), Permission.DESCRIBE, needs_service=False
         ),
         ("POST", "/api/v1/evaluate"): Route(
             api.evaluate if settings.audit_decisions is AuditDecisions.NONE else api.evaluate_noted,
@@ -307,7 +308,7 @@ class _Service:
         with ExitStack() as opened:
             store = Store(settings.audit_db, durability=settings.audit_durability)
             opened.callback(store.close)
-            versions = PolicyVersions(store)
+            versions = PolicyVersions(store, Journal(store))
             opened.callback(versions.close)
             snapshot = versions.start(self._file)
             audit = AuditLog(

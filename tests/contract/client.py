@@ -15,10 +15,10 @@ from typing import Any
 from urllib.parse import unquote
 
 from aegis.errors import NotReady
-from aegis.policies import load_text
+from aegis.policy.loader import load_text
 from aegis.server import create_app
-from aegis.server.app import App
-from aegis.server.kernel import Route
+from aegis.server.http.app import App
+from aegis.server.http.kernel import Route
 from tests.contract import rsgi
 
 Message = Mapping[str, Any]
@@ -123,7 +123,7 @@ class Client:
     ) -> None:
         self.app = app
         self.runner = runner
-        self.headers: Headers = {"host": HOST} | dict(headers or {})
+        self.headers: dict[str, Any] = {"host": HOST} | dict(headers or {})
         self.address = address
         self.root_path = root_path
         self.http_version = http_version

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
+from aegis.auth.keys import Role, add_key, change_keys
 from aegis.errors import ConfigError
-from aegis.keys import Role, add_key, change_keys
 from tests.contract.client import (
     AUDIT,
     EVALUATE,

@@ -10,7 +10,7 @@ from urllib.parse import quote
 
 import pytest
 
-from aegis.audit import reading
+from aegis.audit import reader
 from tests.contract.client import AUDIT, EXECUTE, Client, Reply, served
 
 ACTIONS: list[dict[str, Any]] = [
@@ -230,8 +230,8 @@ def test_refused_filter_is_refused_before_anything_is_sent(client: Client) -> No
 def test_readings_wait_for_their_turn_and_too_many_are_refused(
     path: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reading, "MOST_READING", 1)
-    monkeypatch.setattr(reading, "MOST_WAITING", 2)
+    monkeypatch.setattr(reader, "MOST_READING", 1)
+    monkeypatch.setattr(reader, "MOST_WAITING", 2)
 
     async def scenario(client: Client) -> list[Reply]:
         return await asyncio.gather(*[client.request("GET", path) for _ in range(5)])

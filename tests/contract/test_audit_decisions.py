@@ -9,11 +9,11 @@ from typing import Any
 import apsw
 import pytest
 
-from aegis.compiled import CompiledFiles
 from aegis.config import AuditDecisions, Settings
 from aegis.errors import ConfigError
+from aegis.policy.compiled_cache import CompiledFiles
 from aegis.server import build_app
-from aegis.server.app import App
+from aegis.server.http.app import App
 from tests.contract.client import EVALUATE, EXECUTE, POLICY, app_of, served
 
 READ = {"action_type": "read", "target": "t", "agent_id": "a", "params": {"token": "s", "n": 1}}

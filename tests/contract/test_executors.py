@@ -14,11 +14,11 @@ from typing import Any
 import pytest
 
 from aegis import Action, Executor, Result, ResultStatus
-from aegis.compiled import CompiledFiles
 from aegis.config import Settings
 from aegis.errors import ConfigError
+from aegis.policy.compiled_cache import CompiledFiles
 from aegis.server import build_app
-from aegis.server.app import App
+from aegis.server.http.app import App
 from tests.contract.client import (
     AUDIT,
     EXECUTE,

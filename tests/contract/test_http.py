@@ -12,14 +12,14 @@ from typing import Any
 import pytest
 
 from aegis import __version__
-from aegis.auth import Gate
-from aegis.compiled import CompiledFiles
+from aegis.auth.keys import KeyRing
 from aegis.config import Settings
-from aegis.headers import Headers
-from aegis.keys import KeyRing
+from aegis.policy.compiled_cache import CompiledFiles
 from aegis.server import build_app
-from aegis.server.app import App
-from aegis.server.kernel import Answer, Caller, Lifecycle, Route
+from aegis.server.http.app import App
+from aegis.server.http.gate import Gate
+from aegis.server.http.headers import Headers
+from aegis.server.http.kernel import Answer, Caller, Lifecycle, Route
 from tests.contract.client import (
     AUDIT,
     EVALUATE,

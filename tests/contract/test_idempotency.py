@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 
 from aegis import Action, Executor, Result, ResultStatus
-from aegis.audit import requests
+from aegis.audit import idempotency
 from aegis.audit.archive import archive
-from aegis.compiled import CompiledFiles
 from aegis.config import Settings
+from aegis.policy.compiled_cache import CompiledFiles
 from aegis.server import build_app
-from aegis.server.app import App
-from aegis.store import Store
+from aegis.server.http.app import App
+from aegis.store.database import Store
 from aegis.timestamps import now_us
 from tests.contract.client import EXECUTE, POLICY, Client, Reply, app_of, eventually, served
 
@@ -306,7 +306,7 @@ def test_key_is_remembered_for_a_day(
     executor = Counting()
     with served(app_of(executor=executor)) as client:
         ask(client, READ)
-        monkeypatch.setattr(requests, "now_us", lambda: now_us() + later_us)
+        monkeypatch.setattr(idempotency, "now_us", lambda: now_us() + later_us)
         ask(client, READ)
         assert len(executor.done) == calls
 
@@ -315,7 +315,7 @@ def test_key_is_remembered_when_the_clock_is_set_back(monkeypatch: pytest.Monkey
     executor = Counting()
     with served(app_of(executor=executor)) as client:
         ask(client, READ)
-        monkeypatch.setattr(requests, "now_us", lambda: now_us() - 3 * DAY_US)
+        monkeypatch.setattr(idempotency, "now_us", lambda: now_us() - 3 * DAY_US)
         ask(client, READ)
         assert len(executor.done) == 1
 
@@ -324,7 +324,7 @@ def test_key_may_be_used_for_another_request_after_a_day(monkeypatch: pytest.Mon
     executor = Counting()
     with served(app_of(executor=executor)) as client:
         ask(client, READ)
-        monkeypatch.setattr(requests, "now_us", lambda: now_us() + DAY_US)
+        monkeypatch.setattr(idempotency, "now_us", lambda: now_us() + DAY_US)
         assert ask(client, BATCH).status == 200
         assert executor.done == ["t", "a", "c"]
 
@@ -338,7 +338,7 @@ def test_repeat_of_what_was_archived_says_so_and_executes_nothing(
         ask(client, asked)
         done = list(executor.done)
         with monkeypatch.context() as ahead:  # the clock that it is archived by
-            ahead.setattr(requests, "now_us", lambda: now_us() + 2 * DAY_US)
+            ahead.setattr(idempotency, "now_us", lambda: now_us() + 2 * DAY_US)
             store = Store(path)
             archive(store, now_us() + DAY_US, tmp_path / "old.db")
             store.close()

@@ -12,8 +12,7 @@ from typing import Any
 
 import pytest
 
-from aegis.errors import ConfigError
-from aegis.keys import (
+from aegis.auth.keys import (
     KeyRing,
     Role,
     add_key,
@@ -22,6 +21,7 @@ from aegis.keys import (
     new_secret,
     remove_key,
 )
+from aegis.errors import ConfigError
 from tests.contract.client import EVALUATE, EXECUTE, POLICY_PATH, Client, app_of, eventually, served
 
 READ: dict[str, Any] = {"action_type": "read"}
@@ -247,7 +247,7 @@ def test_record_names_the_key(keys: Keys) -> None:
     with served(app_of(keys_path=keys.path, api_key="api", admin_key="admin")) as client:
         for key in (bot, {"x-api-key": "api"}, {"authorization": "Bearer admin"}):
             assert client.post(EXECUTE, READ, headers=key).status == 200
-        client.headers = auditor
+        client.headers.update(auditor)
         assert [record["key_name"] for record in client.records()] == [
             "bot",
             "AEGIS_API_KEY",
@@ -264,7 +264,7 @@ def test_record_without_keys_names_none() -> None:
 def test_policy_version_names_the_key_that_put_it(keys: Keys) -> None:
     operator = keys.add("ops", "operator")
     with served(app_of(keys_path=keys.path)) as client:
-        client.headers = operator
+        client.headers.update(operator)
         assert client.get(POLICY_PATH).json["key_name"] is None
         assert client.put(POLICY_PATH, {"rules": []}).status == 200
         assert client.get(POLICY_PATH).json["key_name"] == "ops"

@@ -13,10 +13,10 @@ from openapi_spec_validator import validate
 
 import aegis
 import aegis.errors
-from aegis.audit.query import AUDIT_PARAMETERS
+from aegis.audit.filters import AUDIT_PARAMETERS
 from aegis.config import Settings
 from aegis.errors import AegisError
-from aegis.server.openapi import ERRORS, OPERATIONS, document
+from aegis.server.openapi.spec import ERRORS, OPERATIONS, document
 from tests.contract.client import (
     AUDIT,
     EVALUATE,

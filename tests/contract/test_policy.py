@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from aegis.policies import load_text
+from aegis.policy.loader import load_text
 from aegis.server import create_app
 from tests.contract.client import (
     EVALUATE,

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from aegis.keys import Role, add_key, change_keys
+from aegis.auth.keys import Role, add_key, change_keys
 from tests.contract.client import (
     EVALUATE,
     POLICY_PATH,

@@ -12,7 +12,7 @@ from typing import NoReturn
 import pytest
 
 from aegis.audit import archive as archives
-from aegis.files import replacing
+from aegis.host.files import replacing
 from aegis.timestamps import now_us
 from tests.fault.conftest import DISK_BYTES, disk_filled
 from tests.process.server import COMMAND, POLICY, Server, end_of, environment
@@ -21,11 +21,12 @@ from tests.unit.test_audit import opened, record
 DATABASE = "aegis_audit.db"
 OPENS = """
 import os, sys
-from aegis.compiled import CompiledFiles
+from aegis.audit.journal import Journal
+from aegis.policy.compiled_cache import CompiledFiles
 from aegis.errors import AegisError
-from aegis.server.host import own_database
-from aegis.sharing import PolicyVersions
-from aegis.store import Store
+from aegis.server.runner.listening import own_database
+from aegis.policy.rollout import PolicyVersions
+from aegis.store.database import Store
 
 path, filler = sys.argv[1:]
 while os.path.getsize(filler):
@@ -33,7 +34,7 @@ while os.path.getsize(filler):
         with own_database(path):
             store = Store(path)
             try:
-                versions = PolicyVersions(store)
+                versions = PolicyVersions(store, Journal(store))
                 versions.start(CompiledFiles(path).load("rules: []"))
                 versions.close()
                 print("opened")

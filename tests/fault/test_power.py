@@ -18,7 +18,7 @@ from aegis import Action, Executor, Result, ResultStatus
 from aegis.audit import AuditFilter, AuditLog, AuditReader
 from aegis.audit.archive import archive
 from aegis.audit.verify import verify
-from aegis.store import Store
+from aegis.store.database import Store
 from aegis.timestamps import now_us
 from tests.contract.client import EVALUATE, EXECUTE, POLICY_PATH, Client, app_of, served
 from tests.fault.power import Disk, Image, recorded_disk

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from aegis import store as stores
 from aegis.errors import StoreError
-from aegis.store import Store
+from aegis.store import database as stores
+from aegis.store.database import Store
 from tests.process.server import Server, end_of
 from tests.unit.test_audit import Log, record, targets
 

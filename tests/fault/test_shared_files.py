@@ -12,12 +12,13 @@ from pathlib import Path
 
 import pytest
 
-from aegis.compiled import CompiledFiles, PolicyText
-from aegis.decisions import DecisionPoint
+from aegis.audit.journal import Journal
 from aegis.errors import NotReady
-from aegis.sharing import PolicyVersions
-from aegis.store import Store
-from aegis.workers import SIZE, Workers
+from aegis.host.workers import SIZE, Workers
+from aegis.policy.compiled_cache import CompiledFiles, PolicyText
+from aegis.policy.decision_point import DecisionPoint
+from aegis.policy.rollout import PolicyVersions
+from aegis.store.database import Store
 from tests.process.server import Server, end_of, until
 
 DATABASE = "aegis_audit.db"
@@ -58,7 +59,7 @@ CHANGES = [removed, replaced_by_nothing, replaced_by_a_copy, replaced_by_noise]
 def following(path: Path) -> Iterator[tuple[PolicyVersions, DecisionPoint]]:
     """A process that decides, as a server does."""
     store = Store(path)
-    versions = PolicyVersions(store)
+    versions = PolicyVersions(store, Journal(store))
     decisions = DecisionPoint()
     snapshot = versions.start(policy("a"))
     decisions.begin(snapshot, versions.newest, versions.load_newest, versions.renew)
@@ -105,7 +106,7 @@ def test_no_older_policy_is_decided_by_after_a_change_by_another_file(
             time.sleep(moment_s)
             # By another process, which has never seen the file of before.
             store = Store(path)
-            versions = PolicyVersions(store)
+            versions = PolicyVersions(store, Journal(store))
             floor[0] = versions.put(policy(f"p{number}")).snapshot.version
             versions.close()
             store.close()

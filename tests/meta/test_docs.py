@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from aegis.keys import parse_keys
-from aegis.policies import load_text
+from aegis.auth.keys import parse_keys
+from aegis.policy.loader import load_text
 from tests.meta.conftest import run
 from tests.meta.documents import DOCUMENTS, ROOT, Block, agrees, blocks
 

@@ -16,10 +16,10 @@ import click
 import pytest
 from click.testing import CliRunner, Result
 
-import aegis.explain
+import aegis.policy.explain
 from aegis.cli import main
-from aegis.conditions import compile_conditions
-from aegis.policies import load_text
+from aegis.policy.conditions import compile_conditions
+from aegis.policy.loader import load_text
 from aegis_core import Engine, Policy, compile_policy
 from tests.process.server import COMMAND, environment
 
@@ -225,7 +225,7 @@ def test_engine_that_disagrees_is_exit_code_70(
         other = load_text('rules: [{name: all, match: {type: "*"}, approval: auto}]').policy
         return compile_policy(other, condition=compile_conditions)
 
-    monkeypatch.setattr(aegis.explain, "compile_policy", wrong)
+    monkeypatch.setattr(aegis.policy.explain, "compile_policy", wrong)
     done = invoke(*PAY)
     assert (done.exit_code, done.stdout) == (70, "")
     assert done.stderr.startswith("aegis: defect: the engine decides auto MEDIUM by `all`")

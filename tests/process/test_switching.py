@@ -22,7 +22,7 @@ from typing import Any
 import pytest
 
 from aegis.bench import workload
-from aegis.policies import Policy
+from aegis.policy.loader import Policy
 from tests.process.server import Answer, Connection, Server, until
 
 PUTS = int(os.environ.get("AEGIS_PUTS", "60"))

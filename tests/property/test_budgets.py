@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aegis.conditions import compile_conditions, compiler, json_equal
+from aegis.policy.conditions import compile_conditions, compiler, json_equal
 from aegis_core import Approval, Decision, Policy, PolicyRule, RiskLevel, Work, reference
 from aegis_core.engine import Batch, Engine, compile_policy
 

@@ -29,12 +29,13 @@ from aegis.audit import (
     ResultStatus,
 )
 from aegis.audit.archive import archive
+from aegis.audit.entries import GENESIS
+from aegis.audit.journal import Journal
 from aegis.audit.members import CANONICAL
-from aegis.audit.records import GENESIS
 from aegis.audit.verify import Pin, exported_entries, verify, verify_export
 from aegis.errors import AegisError, InvalidTrail
-from aegis.store import Store
-from aegis.versions import PolicyHistory
+from aegis.policy.history import PolicyHistory
+from aegis.store.database import Store
 from aegis_core import Approval, RiskLevel
 
 Link = AuditRecord | Outcome
@@ -566,7 +567,7 @@ DIGEST = sha256(TEXT.encode()).hexdigest()
 def with_versions(path: Path) -> None:
     """A database of three policy versions and two records."""
     store = Store(path)
-    history = PolicyHistory(store)
+    history = PolicyHistory(store, Journal(store))
     history.add(DIGEST, "file", 1, TEXT)
     history.add(DIGEST, "put", 2, TEXT, key_name="ops", note="why")
     log = AuditLog(store, most_queued=10, timeout_s=30)

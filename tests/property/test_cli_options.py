@@ -13,7 +13,7 @@ from click.testing import CliRunner, Result
 from aegis.audit import AuditRecord, ResultStatus
 from aegis.audit.chain import ChainEnd
 from aegis.cli import main
-from aegis.store import Store
+from aegis.store.database import Store
 from aegis_core import Approval, RiskLevel
 from tests.process.test_cli_evaluate import ALL
 

@@ -13,9 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aegis.audit import AuditFilter, AuditReader
-from aegis.audit.imports import Imported, import_agent_aegis
+from aegis.audit.agent_aegis import Imported, import_agent_aegis
 from aegis.audit.verify import verify
-from aegis.store import Store
+from aegis.store.database import Store
 
 GOOD: dict[str, object] = {
     "session_id": "s",

@@ -11,12 +11,12 @@ import pytest
 from hypothesis import given
 
 from aegis.audit import AuditLog, AuditRecord
+from aegis.audit.entries import GENESIS
 from aegis.audit.members import COLUMNS
-from aegis.audit.records import GENESIS
 from aegis.audit.verify import verify
 from aegis.errors import InvalidTrail, StoreError
-from aegis.schema import APPLICATION_ID, MIGRATIONS
-from aegis.store import Store
+from aegis.store.database import Store
+from aegis.store.schema import APPLICATION_ID, MIGRATIONS
 from tests.property.test_chain import (
     FEW,
     RECORD,

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from aegis import codec
 from aegis.errors import InvalidBody
-from aegis.policies import load_text
+from aegis.policy.loader import load_text
 
 ENGINE = load_text("""
 rules:

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aegis import Policy, PolicyError
-from aegis.policies import load_document
+from aegis.policy.loader import load_document
 from aegis_core import plain_rules
 
 TEXTS = st.sampled_from(["", "*", "read", "re*", "é", "\ud800", "a" * 300])

@@ -24,8 +24,8 @@ from aegis.audit import (
     ResultStatus,
 )
 from aegis.audit.archive import archive
-from aegis.audit.postings import SEGMENT, sealed_to
-from aegis.store import Store
+from aegis.audit.index import SEGMENT, sealed_to
+from aegis.store.database import Store
 from aegis_core import Approval, RiskLevel
 from tests.property.test_chain import fault, forge
 

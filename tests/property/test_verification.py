@@ -18,12 +18,13 @@ from hypothesis import strategies as st
 
 from aegis.audit import AuditFilter, AuditLog, AuditReader, Outcome, ResultStatus
 from aegis.audit.archive import archive
-from aegis.audit.postings import SEGMENT, sealed_to
+from aegis.audit.index import SEGMENT, sealed_to
+from aegis.audit.journal import Journal
 from aegis.audit.verify import Pin, exported_entries, verify
 from aegis.errors import AegisError
-from aegis.store import Store
+from aegis.policy.history import PolicyHistory
+from aegis.store.database import Store
 from aegis.timestamps import now_us
-from aegis.versions import PolicyHistory
 from aegis_core import RiskLevel
 from tests.property.test_chain import RECORD, folder
 
@@ -47,7 +48,7 @@ FILTERS = [
 def filled(path: Path, *, actions: int, is_archived: bool) -> None:
     """A database of actions of many kinds, policy versions, requests, and maybe an archive."""
     store = Store(path)
-    history = PolicyHistory(store)
+    history = PolicyHistory(store, Journal(store))
     log = AuditLog(store, most_queued=100_000, timeout_s=30)
     history.add(sha256(b"a: 1").hexdigest(), "file", 1, "a: 1")
 
@@ -109,7 +110,7 @@ def answers(path: Path) -> Any:
     """What is read of a database: records by every filter, counts, chain, policy versions."""
     with reading(path) as store:
         reader = AuditReader(store)
-        history = PolicyHistory(store)
+        history = PolicyHistory(store, Journal(store))
         try:
             return (
                 [[row for page in reader.read(wanted) for row in page] for wanted in FILTERS],

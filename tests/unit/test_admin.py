@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from aegis.errors import NotFound, NotReady
-from aegis.headers import Headers
-from aegis.server.admin import MOST_CHANGES, Admin
+from aegis.server.api.operators import MOST_CHANGES, Admin
+from aegis.server.http.headers import Headers
 
 
 class Blocked:

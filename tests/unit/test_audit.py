@@ -24,9 +24,9 @@ from aegis.audit import (
     Operation,
     ResultStatus,
 )
-from aegis.audit.reading import LARGEST_PAGE_BYTES, MOST_ROWS_A_PAGE
+from aegis.audit.reader import LARGEST_PAGE_BYTES, MOST_ROWS_A_PAGE
 from aegis.errors import AuditUnavailable, StoreError
-from aegis.store import Store
+from aegis.store.database import Store
 from aegis.timestamps import now_us, timestamp_text
 from aegis_core import Approval, RiskLevel
 

@@ -23,15 +23,15 @@ from aegis.audit import (
     Committed,
     Outcome,
     ResultStatus,
-    reading,
+    reader,
 )
 from aegis.audit.archive import archive
 from aegis.audit.chain import ChainEnd
-from aegis.audit.postings import SEGMENT, sealed_to
-from aegis.audit.requests import KEPT_S
+from aegis.audit.idempotency import KEPT_S
+from aegis.audit.index import SEGMENT, sealed_to
 from aegis.audit.verify import Pin, exported_entries, verify
 from aegis.errors import AuditUnavailable, InvalidTrail, StoreError
-from aegis.store import Connection, Store
+from aegis.store.database import Connection, Store
 from aegis.timestamps import now_us
 from tests.unit.test_audit import Log, found, opened, record, targets, until
 
@@ -111,7 +111,7 @@ def test_segments_that_are_indexed_while_a_page_is_read_hide_nothing(
                 return sealed_to(connection) >= 2 * SEGMENT
 
         asyncio.run(log.append([record(n, agent_id="a") for n in range(count)]))
-        monkeypatch.setattr(reading, "sealed_to", once(index, sealed_to))
+        monkeypatch.setattr(reader, "sealed_to", once(index, sealed_to))
         rows = [row for page in log.reader.read(wanted) for row in page]
     assert [row["action_target"] for row in rows] == [
         str(n) for n in range(max(0, count - (wanted.limit or count)), count)
@@ -134,8 +134,8 @@ def test_outcome_that_comes_while_a_page_is_read_hides_no_other_from_a_follower(
                 seq = page[-1]["seq"]
             return seen
 
-        page = reading._page  # noqa: SLF001 - the moment in between has no door
-        monkeypatch.setattr(reading, "_page", once(end_the_first, page))
+        page = reader._page  # noqa: SLF001 - the moment in between has no door
+        monkeypatch.setattr(reader, "_page", once(end_the_first, page))
         assert set(follow()) == set(range(1, 8))
 
 
@@ -148,7 +148,7 @@ def test_records_that_are_archived_while_they_are_read_are_not_left_out_unsaid(
     with opened(tmp_path / "audit.db") as (log, store):
         asyncio.run(log.append([record(n, agent_id="a") for n in range(1_200)]))
         pages = log.reader.read(wanted)
-        assert len(next(pages)) == reading.MOST_ROWS_A_PAGE
+        assert len(next(pages)) == reader.MOST_ROWS_A_PAGE
         archive(store, now_us(), tmp_path / "old.db")
         with pytest.raises(StoreError, match="archived while they were read"):
             list(pages)

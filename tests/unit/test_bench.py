@@ -12,9 +12,9 @@ import pytest
 
 from aegis.bench import deciding, measure, parts, plots, report, shapes, workload
 from aegis.bench.load import Load, open_loop, throughput
-from aegis.conditions import compile_conditions
 from aegis.errors import ConfigError
-from aegis.policies import load_text
+from aegis.policy.conditions import compile_conditions
+from aegis.policy.loader import load_text
 from aegis_core import compile_policy
 
 ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"

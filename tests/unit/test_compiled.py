@@ -14,12 +14,12 @@ from typing import Any
 import pytest
 import re2
 
-from aegis import compiled as module
 from aegis.bench import workload
-from aegis.compiled import CompiledFiles, CompiledPolicy, compiled, pack, unpack
-from aegis.conditions import compile_conditions
 from aegis.errors import PolicyError, Problem
-from aegis.policies import LoadedPolicy, Policy, load_text
+from aegis.policy import compiled_cache as module
+from aegis.policy.compiled_cache import CompiledFiles, CompiledPolicy, compiled, pack, unpack
+from aegis.policy.conditions import compile_conditions
+from aegis.policy.loader import LoadedPolicy, Policy, load_text
 
 TEXT = """\
 defaults: {risk_level: high, approval: auto}

@@ -13,13 +13,13 @@ from typing import Any
 
 import pytest
 
-from aegis import compiler
 from aegis.bench import workload
-from aegis.compiled import PolicyText, compiled, pack
-from aegis.compiler import compile_body, compile_source
 from aegis.errors import AegisError, InvalidBody, NotReady, PolicyError
-from aegis.policies import Policy, load_text
-from aegis.searches import Searches
+from aegis.policy import compile_process
+from aegis.policy.compile_process import compile_body, compile_source
+from aegis.policy.compiled_cache import PolicyText, compiled, pack
+from aegis.policy.loader import Policy, load_text
+from aegis.policy.regexes import Searches
 
 TEXT = (
     "# ä\ndefaults: {approval: auto}\nrules:\n  - {name: é, match: {type: 'a*'}}\n  - {name: é}\n"
@@ -48,7 +48,7 @@ WRONG = [
 @pytest.fixture
 def always_apart(monkeypatch: pytest.MonkeyPatch) -> None:
     """No policy is small."""
-    monkeypatch.setattr(compiler, "SMALL_BYTES", -1)
+    monkeypatch.setattr(compile_process, "SMALL_BYTES", -1)
 
 
 def made(media_type: str, body: bytes) -> PolicyText | tuple[Any, ...]:
@@ -64,7 +64,7 @@ def test_policy_that_was_compiled_apart_is_the_one_that_is_compiled_here(
     media_type: str, body: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     here = made(media_type, body)
-    monkeypatch.setattr(compiler, "SMALL_BYTES", -1)
+    monkeypatch.setattr(compile_process, "SMALL_BYTES", -1)
     apart = made(media_type, body)
     assert isinstance(here, PolicyText)
     assert isinstance(apart, PolicyText)
@@ -78,7 +78,7 @@ def test_refusal_is_the_same_apart_and_here(
     media_type: str, body: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     here = made(media_type, body)
-    monkeypatch.setattr(compiler, "SMALL_BYTES", -1)
+    monkeypatch.setattr(compile_process, "SMALL_BYTES", -1)
     assert made(media_type, body) == here
     assert isinstance(here, tuple)
     assert here[0] in (InvalidBody, PolicyError)
@@ -117,7 +117,7 @@ def test_process_that_fails_is_said_and_tried_again_later(
     lines: list[str], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sys, "executable", program(tmp_path, *lines))
-    monkeypatch.setattr(compiler, "TIMEOUT_S", 0.2)
+    monkeypatch.setattr(compile_process, "TIMEOUT_S", 0.2)
     with pytest.raises(NotReady, match=said):
         compile_source("rules: []")
 
@@ -166,7 +166,9 @@ def test_policy_that_a_limit_on_files_keeps_from_being_compiled_is_not_said_to_b
 
 
 def test_process_that_nobody_waits_for_does_nothing() -> None:
-    code = "from aegis.compiler import main; main(['application/yaml', '64', '1', '1'])"
+    code = (
+        "from aegis.policy.compile_process import main; main(['application/yaml', '64', '1', '1'])"
+    )
     done = subprocess.run(
         [sys.executable, "-c", code], input=b"rules: []", capture_output=True, check=False
     )
@@ -192,9 +194,9 @@ def test_policy_of_heavy_expressions_is_compiled_apart_though_it_is_small(
         apart.append(body)
         raise NotReady("elsewhere")
 
-    monkeypatch.setattr(compiler, "_compiled_apart", compile_apart)
+    monkeypatch.setattr(compile_process, "_compiled_apart", compile_apart)
     body = heavy(pattern, 80)
-    assert len(body) < compiler.SMALL_BYTES
+    assert len(body) < compile_process.SMALL_BYTES
     began = time.process_time()
     with pytest.raises(NotReady, match="elsewhere"):
         compile_body("application/json", body, 64)

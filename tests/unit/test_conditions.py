@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aegis import Action, Policy, PolicyError, PolicyRule
-from aegis.conditions import (
+from aegis.policy.conditions import (
     CONDITIONS,
     LONGEST_MATCHED_BYTES,
     compile_conditions,

@@ -8,7 +8,7 @@ import pytest
 
 from aegis.config import Settings, allowed_hosts_of, host_of, is_loopback, keys_from
 from aegis.errors import ConfigError
-from aegis.policies import Policy
+from aegis.policy.loader import Policy
 from aegis.server import create_app
 
 

@@ -17,8 +17,8 @@ import yaml
 
 from aegis import Action, Executor, PolicyError, Result, ResultStatus, codec
 from aegis.cli.init import STARTER
-from aegis.conditions import CONDITIONS, compile_conditions
-from aegis.policies import LoadedPolicy, load_text
+from aegis.policy.conditions import CONDITIONS, compile_conditions
+from aegis.policy.loader import LoadedPolicy, load_text
 from aegis_core import Approval, Decision, PolicyRule, compile_policy, reference
 from tests.meta.documents import DOCUMENTS, blocks
 

@@ -6,10 +6,10 @@ from datetime import datetime
 
 import pytest
 
-from aegis.conditions import compile_conditions
 from aegis.errors import Defect
-from aegis.explain import ConditionSeen, Explanation, explain
-from aegis.policies import load_text
+from aegis.policy.conditions import compile_conditions
+from aegis.policy.explain import ConditionSeen, Explanation, explain
+from aegis.policy.loader import load_text
 from aegis_core import Action, Approval, compile_policy
 
 MONDAY_10_UTC = 1_795_428_000.0  # 2026-11-23T10:00:00Z

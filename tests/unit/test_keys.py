@@ -10,8 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from aegis.errors import ConfigError
-from aegis.keys import (
+from aegis.auth.keys import (
     LOOK_AGAIN_S,
     MAX_SHARED_BYTES,
     KeyRing,
@@ -26,8 +25,9 @@ from aegis.keys import (
     read_keys,
     remove_key,
 )
-from aegis.shared_bytes import SharedBytes
-from aegis.watched import SHRUNK_S, is_being_written
+from aegis.errors import ConfigError
+from aegis.host.memory import SharedBytes
+from aegis.host.watched import SHRUNK_S, is_being_written
 
 DIGEST = digest_of(b"secret").hex()
 OTHER = digest_of(b"other").hex()

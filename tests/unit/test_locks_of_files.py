@@ -7,7 +7,7 @@ import os
 import socket
 from pathlib import Path
 
-from aegis.server import connections
+from aegis.server.http import connections
 
 
 def test_looking_at_sockets_drops_no_lock_of_a_file(tmp_path: Path) -> None:

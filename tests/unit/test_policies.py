@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aegis import Action, Approval, Policy, PolicyError, PolicyRule, RiskLevel
-from aegis.conditions import compile_conditions
-from aegis.policies import LARGEST_POLICY_BYTES, load_document, load_text, read_policy
+from aegis.policy.conditions import compile_conditions
+from aegis.policy.loader import LARGEST_POLICY_BYTES, load_document, load_text, read_policy
 from aegis_core import Problem, compile_policy, reference
 
 

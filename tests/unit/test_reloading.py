@@ -11,13 +11,14 @@ from typing import Any
 
 import pytest
 
-from aegis import reloading
-from aegis import watched as watched_file
-from aegis.compiled import CompiledFiles
+from aegis.audit.journal import Journal
 from aegis.errors import NotReady, PolicyError
-from aegis.reloading import PolicyFile
-from aegis.sharing import PolicyVersions
-from aegis.store import Store
+from aegis.host import watched as watched_file
+from aegis.policy import file_source
+from aegis.policy.compiled_cache import CompiledFiles
+from aegis.policy.file_source import PolicyFile
+from aegis.policy.rollout import PolicyVersions
+from aegis.store.database import Store
 
 
 def text(name: str) -> str:
@@ -43,7 +44,7 @@ def file(tmp_path: Path) -> Path:
 @pytest.fixture
 def versions(tmp_path: Path, file: Path) -> Iterator[PolicyVersions]:
     store = Store(tmp_path / "audit.db")
-    made = PolicyVersions(store)
+    made = PolicyVersions(store, Journal(store))
     made.start(CompiledFiles(store.path).load(file.read_text()))
     yield made
     made.close()
@@ -156,7 +157,7 @@ def test_next_start_forgets_failures(file: Path, versions: PolicyVersions) -> No
 def watched(
     file: Path, versions: PolicyVersions, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[PolicyFile]:
-    monkeypatch.setattr(reloading, "LOOK_S", 0.01)
+    monkeypatch.setattr(file_source, "LOOK_S", 0.01)
     policy_file = PolicyFile(str(file), versions).watch()
     yield policy_file
     policy_file.stop()
@@ -191,7 +192,7 @@ def test_every_kind_of_change_is_seen(
 def test_link_that_is_changed_is_a_change(
     tmp_path: Path, versions: PolicyVersions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reloading, "LOOK_S", 0.01)
+    monkeypatch.setattr(file_source, "LOOK_S", 0.01)
     for name in ("first", "second"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "policy.yaml").write_text(text(name))
@@ -297,7 +298,7 @@ def test_file_that_stays_away_is_said_once_and_taken_when_it_is_back(
 @pytest.mark.usefixtures("versions")
 def test_of_several_processes_that_watch_the_first_that_lives_reloads(tmp_path: Path) -> None:
     store = Store(tmp_path / "audit.db")
-    one, other = PolicyVersions(store), PolicyVersions(store)
+    one, other = PolicyVersions(store, Journal(store)), PolicyVersions(store, Journal(store))
     for each in (one, other):
         each.follow(each.start(None), lambda _: None, watches=True)
     assert [each.is_first_to_watch() for each in (one, other)] == [True, False]
@@ -311,7 +312,7 @@ def test_watching_goes_on_after_a_failure(
     file: Path, versions: PolicyVersions, monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:  # fmt: skip
-    monkeypatch.setattr(reloading, "LOOK_S", 0.01)
+    monkeypatch.setattr(file_source, "LOOK_S", 0.01)
     policy_file = PolicyFile(str(file), versions)
     with monkeypatch.context() as patched, caplog.at_level(logging.ERROR):
         patched.setattr(policy_file, "reload", lambda: 1 / 0)

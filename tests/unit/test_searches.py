@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aegis import Action, Approval, Policy, PolicyRule
-from aegis.conditions import compile_conditions, compiler
-from aegis.searches import LARGEST_SET, SHORT_TEXT, Searches
+from aegis.policy.conditions import compile_conditions, compiler
+from aegis.policy.regexes import LARGEST_SET, SHORT_TEXT, Searches
 from aegis_core import Work
 
 PIECES = [

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from aegis.config import Settings
-from aegis.server import state as module
-from aegis.server.run import grace_s
-from aegis.server.state import ServerState
+from aegis.server.runner import state as module
+from aegis.server.runner.serve import grace_s
+from aegis.server.runner.state import ServerState
 
 
 def test_each_start_of_each_worker_speaks_for_itself_alone() -> None:

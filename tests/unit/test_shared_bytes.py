@@ -7,7 +7,7 @@ import signal
 
 import pytest
 
-from aegis.shared_bytes import SharedBytes
+from aegis.host.memory import SharedBytes
 
 
 def test_there_is_nothing_at_first() -> None:

@@ -18,13 +18,14 @@ from typing import Any, NoReturn
 
 import pytest
 
-from aegis import sharing
-from aegis.compiled import CompiledFiles, PolicyText
-from aegis.decisions import DecisionPoint, Snapshot
+from aegis.audit.journal import Journal
 from aegis.errors import NotReady, StoreError
-from aegis.sharing import PolicyVersions
-from aegis.store import Store
-from aegis.workers import Workers
+from aegis.host.workers import Workers
+from aegis.policy import rollout
+from aegis.policy.compiled_cache import CompiledFiles, PolicyText
+from aegis.policy.decision_point import DecisionPoint, Snapshot
+from aegis.policy.rollout import PolicyVersions
+from aegis.store.database import Store
 
 
 def policy(name: str) -> PolicyText:
@@ -41,7 +42,7 @@ def rule_of(snapshot: Snapshot) -> str:
 def opened(path: Path) -> Iterator[PolicyVersions]:
     """The versions of a database, as one process has them."""
     store = Store(path)
-    versions = PolicyVersions(store)
+    versions = PolicyVersions(store, Journal(store))
     try:
         yield versions
     finally:
@@ -231,7 +232,7 @@ def test_without_anything_the_defaults_are_in_force(path: Path) -> None:
 def test_database_in_memory_takes_the_file_each_time() -> None:
     for _ in range(2):
         store = Store(":memory:")
-        versions = PolicyVersions(store)
+        versions = PolicyVersions(store, Journal(store))
         assert versions.start(policy("a")).version == 1
         versions.close()
         store.close()
@@ -326,13 +327,13 @@ def test_shared_file_that_cannot_be_made_is_a_store_error(path: Path) -> None:
     Path(f"{path}.version").mkdir()
     store = Store(path)
     with pytest.raises(StoreError, match="cannot use"):
-        PolicyVersions(store)
+        PolicyVersions(store, Journal(store))
     store.close()
 
 
 def test_what_is_in_force_in_memory_is_compiled() -> None:
     store = Store(":memory:")
-    versions = PolicyVersions(store)
+    versions = PolicyVersions(store, Journal(store))
     assert rule_of(versions.start(policy("a"))) == "a"
     versions.put(policy("p"))
     assert rule_of(versions.load_newest()) == "p"
@@ -387,7 +388,7 @@ def test_nobody_waits_for_a_process_that_was_killed(path: Path) -> None:
 def test_process_that_does_not_get_ready_is_not_waited_for_for_ever(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sharing, "READY_TIMEOUT_S", 0.1)
+    monkeypatch.setattr(rollout, "READY_TIMEOUT_S", 0.1)
     with following(path) as (versions, decisions), opened(path) as stuck:
         stuck.start(policy("a"))
         joined = Workers(str(path))
@@ -506,13 +507,14 @@ def in_another_process(path: Path, *lines: str, code: int = 0) -> None:
     """Do something with `versions` in a process that ends without closing them."""
     source = f"""
         import os, signal
-        from aegis.compiled import CompiledFiles
-        from aegis.sharing import PolicyVersions
-        from aegis.store import Store
+        from aegis.audit.journal import Journal
+        from aegis.policy.compiled_cache import CompiledFiles
+        from aegis.policy.rollout import PolicyVersions
+        from aegis.store.database import Store
 
         store = Store({str(path)!r})
         files = CompiledFiles(store.path)
-        versions = PolicyVersions(store)
+        versions = PolicyVersions(store, Journal(store))
     """
     text = "\n".join([textwrap.dedent(source), *lines, "os._exit(0)"])
     done = subprocess.run([sys.executable, "-c", text], check=False, timeout=60)

@@ -13,11 +13,12 @@ from pathlib import Path
 import pytest
 
 from aegis.audit import AuditLog
+from aegis.audit.journal import Journal
 from aegis.audit.verify import verify
 from aegis.errors import StoreError
-from aegis.schema import APPLICATION_ID, MIGRATIONS
-from aegis.store import Store
-from aegis.versions import PolicyHistory, PolicyVersion
+from aegis.policy.history import PolicyHistory, PolicyVersion
+from aegis.store.database import Store
+from aegis.store.schema import APPLICATION_ID, MIGRATIONS
 
 
 @contextmanager
@@ -142,7 +143,7 @@ def test_database_of_an_older_release_is_taken_over_with_its_rows(tmp_path: Path
         f"INSERT INTO policy_version VALUES (1, '{digest}', 'file', 7, 'rules: []')",
     )
     with opened(path) as store:
-        history = PolicyHistory(store)
+        history = PolicyHistory(store, Journal(store))
         assert history.newest() == PolicyVersion(1, digest, "file", 7, None, None)
         assert history.source(1) == "rules: []"
         log = AuditLog(store, most_queued=1, timeout_s=1)
@@ -245,7 +246,7 @@ def test_reader_neither_waits_for_the_writer_nor_sees_what_is_not_committed(
 @pytest.mark.parametrize("table", ["record", "word", "policy_version"])
 @pytest.mark.parametrize("change", ["UPDATE {} SET rowid = rowid + 1", "DELETE FROM {}"])
 def test_rows_are_only_ever_added(store: Store, table: str, change: str) -> None:
-    PolicyHistory(store).add("sha", "file", 1, "rules: []")
+    PolicyHistory(store, Journal(store)).add("sha", "file", 1, "rules: []")
     add_word(store, "a")
     with store.transaction() as connection:
         connection.execute(
@@ -277,8 +278,8 @@ def test_readers_of_many_threads_get_whole_answers(store: Store) -> None:
 def test_log_that_has_grown_large_begins_anew_once_nobody_reads(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("aegis.store.LARGEST_LOG_BYTES", 10_000)
-    monkeypatch.setattr("aegis.store.BUSY_TIMEOUT_MS", 20)
+    monkeypatch.setattr("aegis.store.database.LARGEST_LOG_BYTES", 10_000)
+    monkeypatch.setattr("aegis.store.database.BUSY_TIMEOUT_MS", 20)
     log = tmp_path / "audit.db-wal"
     with opened(tmp_path / "audit.db") as store:
         with store.reading() as reader, reader:

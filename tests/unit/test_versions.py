@@ -8,15 +8,16 @@ from pathlib import Path
 
 import pytest
 
+from aegis.audit.journal import Journal
 from aegis.errors import NotFound, PreconditionFailed
-from aegis.store import Store
-from aegis.versions import PolicyHistory, PolicyVersion
+from aegis.policy.history import PolicyHistory, PolicyVersion
+from aegis.store.database import Store
 
 
 @pytest.fixture
 def history(tmp_path: Path) -> Iterator[PolicyHistory]:
     store = Store(tmp_path / "audit.db")
-    yield PolicyHistory(store)
+    yield PolicyHistory(store, Journal(store))
     store.close()
 
 

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from aegis.conditions import compile_conditions, compiler
-from aegis.explain import explain
-from aegis.policies import load_document
+from aegis.policy.conditions import compile_conditions, compiler
+from aegis.policy.explain import explain
+from aegis.policy.loader import load_document
 from aegis_core import (
     DEFAULT_BUDGET,
     Action,

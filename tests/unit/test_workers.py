@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from aegis import workers as module
 from aegis.errors import StoreError
-from aegis.workers import Workers
+from aegis.host import workers as module
+from aegis.host.workers import Workers
 
 DIGEST = "ab" * 32
 
@@ -71,7 +71,9 @@ def test_who_is_ready_is_counted_and_who_could_not_get_ready_is_not(
 
 
 def test_slot_of_a_process_that_has_died_is_taken_over(workers: Workers, path: str) -> None:
-    code = f"from aegis.workers import Workers; w = Workers({path!r}); w.join(); w.say_version(3)"
+    code = (
+        f"from aegis.host.workers import Workers; w = Workers({path!r}); w.join(); w.say_version(3)"
+    )
     for _ in range(3):
         subprocess.run([sys.executable, "-c", f"{code}; import os; os._exit(0)"], check=True)
         assert workers.versions() == []

@@ -1,0 +1,1 @@
+"""Who may call: roles, keys, and the file that they are kept in."""

@@ -1,0 +1,1 @@
+"""Decides for a caller, executes, and records."""

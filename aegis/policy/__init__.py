@@ -1,0 +1,1 @@
+"""The policy: from its text to what is in force on this host."""

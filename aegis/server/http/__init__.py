@@ -1,0 +1,1 @@
+"""Requests and responses, whatever server they come by."""

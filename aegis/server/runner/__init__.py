@@ -1,0 +1,1 @@
+"""What runs the server: granian, its workers, the address that it listens on."""
