@@ -1,16 +1,23 @@
 # Everything happens in .venv, which these targets make and keep up to date.
 #
 #   make serve    build, and run the server; ARGS="--port 9000" passes options on
-#   make test     run all tests; ARGS="-m 'not slow'" or ARGS=tests/unit narrows them
-#   make nightly  the property tests at length: 100,000 pairs, 10,000 examples each; the API's
-#                 description; signals to stop, 25 times each; 500 changes of the policy while workers are killed, 1,000 of 10,000 rules
-#   make sanitize the engine's tests, with it built so that a stray read or write ends them; needs gcc
+#   make quick    style, types of what changed since SINCE=HEAD, and the tests of half a minute: unit,
+#                 meta and contract tests by one interface, without the slow ones
+#   make test     run all tests, on up to four cores; ARGS="-m 'not slow'" or ARGS=tests/unit narrows
+#                 them, ARGS="-n 0 --pdb" runs them in this process
 #   make check    the static checks; `make --keep-going check` tells all that is wrong at once
 #   make format   put the code into the form that `make check` wants
+#   make nightly  the property tests at length: 100,000 pairs, 10,000 examples each; the API's
+#                 description; signals to stop, 25 times each; 500 changes of the policy while workers
+#                 are killed, 1,000 of 10,000 rules; the coverage of lines
+#   make coverage the lines of Python and Cython that the tests reach, by an engine built for it
+#   make sanitize the engine's tests, with it built so that a stray read or write ends them; needs gcc
 #   make bench    the full benchmark, into bench-results; ARGS=--agent-aegis takes it along
-#   make instructions  count the instructions of a decision by valgrind, and store them in benchmarks/results
+#   make instructions  count the instructions of a decision by valgrind, and store them in
+#                 benchmarks/results
 #   make clean    remove what these targets made, also the database of `make serve`; results of
 #                 benchmarks stay
+#   make help     show this
 #
 # Needs Python 3.11 or newer with venv, a C compiler and a package index. `make PYTHON=python3.12 ...`
 # takes another Python than `python3`; if .venv has another one than that, it is made anew.
@@ -19,7 +26,12 @@ PYTHON ?= python3
 ARGS ?=
 VENV := .venv
 PIP := $(VENV)/bin/python -m pip --disable-pip-version-check
+SINCE ?= HEAD
 SANITIZED := build/sanitized
+COVERED := build/covered
+QUICKLY := python -m pytest --quiet -p no:schemathesis -m "not slow and not rsgi"
+# Tests that measure time share it with the others: no more of these than four.
+IN_PARALLEL := -n auto --maxprocesses 4 --dist loadgroup
 UNDER_SANITIZERS = PYTHONMALLOC=malloc ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 \
     LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libstdc++.so.6)"
 ENGINE_SOURCES := $(wildcard aegis_core/*.pyx aegis_core/*.pxd)
@@ -35,19 +47,47 @@ BASE_PYTHON := $(shell $(PYTHON) -c '$(BEHIND)' 2> /dev/null)
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
 .DELETE_ON_ERROR:
-.PHONY: serve test nightly sanitize check check-style check-types check-imports format bench instructions clean
+.PHONY: quick-types quick-contract quick-units
+.PHONY: serve quick test check check-style check-types check-imports format nightly coverage sanitize \
+    bench instructions clean help
 
 serve: $(VENV)/installed
 	aegis serve policy.yaml $(ARGS)
 
+quick: $(VENV)/installed $(VENV)/test-tools $(VENV)/check-tools
+	@$(MAKE) --no-print-directory --jobs 2 --keep-going --output-sync=target \
+	    check-style quick-types quick-contract quick-units
+
+quick-types:
+	changed=$$({ git diff --name-only --diff-filter=d $(SINCE); git ls-files --others --exclude-standard; } \
+	    | grep -E '^(aegis|aegis_core|tests|benchmarks)/.*\.pyi?$$'); test -z "$$changed" || mypy $$changed
+
+quick-contract:
+	$(QUICKLY) tests/contract
+
+quick-units:
+	$(QUICKLY) tests/unit tests/meta
+
 test: $(VENV)/installed $(VENV)/test-tools
-	python -m pytest $(ARGS)
+	python -m pytest $(IN_PARALLEL) $(ARGS)
 
 nightly: $(VENV)/installed $(VENV)/test-tools
 	AEGIS_PAIRS=100000 HYPOTHESIS_PROFILE=nightly python -m pytest tests/property --timeout 0 $(ARGS)
 	AEGIS_API_EXAMPLES=1000 python -m pytest tests/process/test_openapi.py
 	AEGIS_SIGNAL_ROUNDS=25 python -m pytest tests/process/test_signals.py --timeout 0
 	AEGIS_PUTS=500 AEGIS_RELOADS=1000 python -m pytest tests/process/test_switching.py --timeout 0
+	$(MAKE) coverage
+
+# Line tracing makes the engine many times slower: slow tests are left out, and one that fails, since it bounds a
+# time, ends nothing here.
+coverage: $(VENV)/installed $(VENV)/test-tools
+	rm -rf $(COVERED)
+	AEGIS_CORE_DEBUG=1 $(PIP) install --verbose --no-deps --target $(COVERED) .
+	cp -R tests benchmarks examples docs README.md policy.yaml pyproject.toml $(COVERED)
+	cp aegis_core/*.p[xy]* build/debug/cython/aegis_core/*.c $(COVERED)/aegis_core
+	cd $(COVERED) && python -m coverage run -m pytest $(IN_PARALLEL) --timeout 0 -m "not slow and not rsgi" \
+	    --ignore tests/meta $(ARGS) || test $$? = 1
+	cd $(COVERED) && python -m coverage combine --quiet && python -m coverage report
 
 # In a folder of its own, so that what is built never lies where something else would load it. Python itself is not
 # instrumented: the sanitizers are loaded before it, they see every block since it takes all of them
@@ -84,6 +124,9 @@ bench: $(VENV)/installed
 
 instructions: $(VENV)/installed
 	python -m benchmarks.instructions --write
+
+help:
+	@sed -n '/^#/!q; s/^# \{0,1\}//p' Makefile
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache .benchmarks

@@ -1,4 +1,5 @@
-"""Each test is run over both interfaces; the environment of whoever runs them decides nothing."""
+"""Each test is run over both interfaces, unless it is marked `one_interface`; the environment of
+whoever runs them decides nothing."""
 
 import os
 
@@ -13,6 +14,12 @@ def no_options_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name)
 
 
-@pytest.fixture(autouse=True, params=["asgi", "rsgi"])
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if metafunc.definition.get_closest_marker("one_interface") is None:
+        over_rsgi = pytest.param("rsgi", marks=pytest.mark.rsgi)
+        metafunc.parametrize("interface", ["asgi", over_rsgi], indirect=True)
+
+
+@pytest.fixture(autouse=True)
 def interface(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(client, "interface", request.param)
+    monkeypatch.setattr(client, "interface", getattr(request, "param", "none"))

@@ -98,6 +98,7 @@ def with_key(key: str | bytes | None) -> dict[str, str | bytes]:
 # --- every route, every caller -------------------------------------------------------------------
 
 
+@pytest.mark.one_interface
 def test_matrix_has_a_row_for_each_route() -> None:
     assert sorted(MATRIX) == ROUTES
 
@@ -303,6 +304,7 @@ def test_keys_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None
         assert client.put(POLICY_PATH, {"rules": []}, headers=with_key(API_KEY)).status == 403
 
 
+@pytest.mark.one_interface
 @pytest.mark.parametrize("name", ["AEGIS_API_KEY", "AEGIS_ADMIN_KEY"])
 @pytest.mark.parametrize("value", ["", " ", "\t\n"])
 def test_blank_variable_is_refused_and_not_taken_for_no_key(
@@ -313,6 +315,7 @@ def test_blank_variable_is_refused_and_not_taken_for_no_key(
         app_of()
 
 
+@pytest.mark.one_interface
 @pytest.mark.parametrize("name", ["api_key", "admin_key"])
 @pytest.mark.parametrize("value", ["", "  "])
 def test_blank_argument_is_refused_and_not_taken_for_no_key(name: str, value: str) -> None:
@@ -475,6 +478,7 @@ def test_local_address_is_served(address: str) -> None:
         assert client.post(EVALUATE, READ).status == 200
 
 
+@pytest.mark.one_interface
 def test_unknown_address_is_served() -> None:
     with served(address=None) as client:
         assert client.post(EVALUATE, READ).status == 200
@@ -541,6 +545,7 @@ def test_allowed_ending_allows_what_is_below_it() -> None:
         ask_as(client, "a.two.internal", None, 200)
 
 
+@pytest.mark.one_interface
 @pytest.mark.parametrize("allowed", ["*", "", "a:8000", "10.0.0.0/8"])
 def test_allowed_host_that_could_never_match_is_refused(allowed: str) -> None:
     with pytest.raises(ConfigError, match="allowed host"):

@@ -152,6 +152,7 @@ CASES: list[tuple[str, str, str, str, dict[str, Any], str]] = [
 ]
 
 
+@pytest.mark.one_interface
 @pytest.mark.parametrize(("name", "kind", "target", "agent", "params", "decision"), CASES)
 def test_decision_is_that_of_agent_aegis(
     tmp_path: Path,

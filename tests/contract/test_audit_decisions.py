@@ -132,6 +132,7 @@ def test_application_takes_what_is_recorded_from_its_argument_or_the_environment
             assert [record["action_type"] for record in client.records()] == recorded
 
 
+@pytest.mark.one_interface
 @pytest.mark.parametrize("name", ["audit_decisions", "audit_durability"])
 def test_unknown_kind_of_audit_is_refused_with_the_known_ones(
     name: str, monkeypatch: pytest.MonkeyPatch

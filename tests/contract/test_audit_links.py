@@ -267,6 +267,7 @@ def test_head_is_signed_with_the_key_of_the_server(tmp_path: Path) -> None:
     assert not is_signed_by(head, f"{other}=".encode())
 
 
+@pytest.mark.one_interface
 def test_application_without_its_signing_key_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="cannot read the signing key"):
         app_of(audit_signing_key=tmp_path / "none")

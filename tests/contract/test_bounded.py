@@ -66,6 +66,7 @@ def no_collection() -> Iterator[None]:
     gc.enable()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("no_collection")
 @pytest.mark.parametrize(("path", "policy", "asked"), HOSTILE)
 def test_loop_is_given_back_whatever_a_request_holds(path: str, policy: str, asked: Any) -> None:
@@ -81,6 +82,7 @@ def test_loop_is_given_back_whatever_a_request_holds(path: str, policy: str, ask
     assert gap < LONGEST_S
 
 
+@pytest.mark.slow
 def test_whole_batch_is_decided_by_one_policy_though_others_are_put_meanwhile() -> None:
     asked = {"actions": batch_of({"params": {"n": 1}}, 10_000)}
 
@@ -119,6 +121,7 @@ def test_single_action_over_the_budget_says_so() -> None:
     assert (decided["approval"], decided["risk_level"]) == ("block", "CRITICAL")
 
 
+@pytest.mark.one_interface
 @pytest.mark.parametrize("budget", ["0", "-1", "many", ""])
 def test_budget_of_the_environment_is_checked(budget: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AEGIS_CONDITION_BUDGET", budget)

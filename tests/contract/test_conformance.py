@@ -41,6 +41,7 @@ def test_case_is_answered_as_recorded(
                 captured[name] = str(at(reply.json, path))
 
 
+@pytest.mark.one_interface
 @pytest.mark.parametrize(
     "case", [case for case in CASES if not case.get("starts", True)], ids=named
 )
@@ -55,10 +56,12 @@ def test_policy_of_the_case_is_refused(
         create_app(written(case, tmp_path), ":memory:")
 
 
+@pytest.mark.one_interface
 def test_names_of_the_cases_are_unique() -> None:
     assert len({case["name"] for case in CASES}) == len(CASES)
 
 
+@pytest.mark.one_interface
 @pytest.mark.parametrize(
     ("expected", "actual"),
     [

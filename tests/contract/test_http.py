@@ -588,6 +588,7 @@ def test_body_that_breaks_off_is_refused_and_leaves_nothing(
 # --- the application and its server --------------------------------------------------------------
 
 
+@pytest.mark.one_interface
 def test_websocket_is_refused() -> None:
     sent: list[Mapping[str, Any]] = []
 
@@ -634,6 +635,7 @@ def test_stopped_server_is_not_ready_but_lives() -> None:
         assert client.get("/health/live").status == 200
 
 
+@pytest.mark.one_interface
 @pytest.mark.parametrize("root_path", ["/aegis", "/a/b"])
 def test_mounted_application_answers_below_its_root(root_path: str) -> None:
     with served(root_path=root_path) as client:

@@ -225,6 +225,7 @@ def test_file_without_keys_lets_nobody_in(tmp_path: Path) -> None:
         assert client.post(EVALUATE, READ).status == 401
 
 
+@pytest.mark.one_interface
 def test_refused_file_is_told_at_the_start(tmp_path: Path) -> None:
     (tmp_path / "keys.yaml").write_text("keys: [{name: x}]\n")
     with pytest.raises(ConfigError, match=r"keys\.yaml:1: role is missing"):
@@ -320,10 +321,12 @@ def spread(find: Callable[[bytes], object]) -> float:
     return max(medians) / min(medians)
 
 
+@pytest.mark.one_interface
 def test_time_of_a_refusal_does_not_tell_how_much_of_a_key_is_right() -> None:
     # Tried again, since other processes take their share of the time.
     assert any(spread(known) < 1.02 for _ in range(10))
 
 
+@pytest.mark.one_interface
 def test_time_of_a_comparison_letter_by_letter_would_tell() -> None:
     assert min(spread(compared) for _ in range(3)) > 1.2

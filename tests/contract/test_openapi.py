@@ -63,15 +63,18 @@ def raised_codes() -> set[tuple[str, str]]:
     return found
 
 
+@pytest.mark.one_interface
 def test_document_is_openapi() -> None:
     validate(DOCUMENT)
 
 
+@pytest.mark.one_interface
 def test_operations_are_those_of_the_route_table() -> None:
     routes = {route for route in routes_of(app_of()) if route[0] != "HEAD"}
     assert set(OPERATIONS) == routes
 
 
+@pytest.mark.one_interface
 def test_errors_are_those_of_the_tree() -> None:
     ours = [kind for kind in errors_below(AegisError) if kind.__module__.startswith("aegis")]
     answered = {
@@ -85,6 +88,7 @@ def test_errors_are_those_of_the_tree() -> None:
     }
 
 
+@pytest.mark.one_interface
 def test_parameters_are_those_of_the_audit() -> None:
     described = {parameter["name"] for parameter in OPERATIONS["GET", AUDIT]["parameters"]}
     assert described == set(AUDIT_PARAMETERS)
@@ -98,6 +102,7 @@ def test_document_is_served_and_knows_whether_keys_are_asked_for() -> None:
         assert secured == [{"ApiKey": []}, {"Bearer": []}]
 
 
+@pytest.mark.one_interface
 def test_limit_of_a_batch_is_the_servers() -> None:
     schemas = document(Settings(largest_batch=7))["components"]["schemas"]
     assert schemas["Actions"]["anyOf"][-1]["maxItems"] == 7

@@ -114,6 +114,7 @@ def test_only_get_is_allowed_on_a_version(client: Client) -> None:
     assert client.ask("HEAD", f"{VERSIONS}/2").status == 200
 
 
+@pytest.mark.one_interface
 def test_versions_are_below_the_path_that_the_application_is_mounted_at() -> None:
     with served(root_path="/aegis") as client:
         assert client.get(f"{VERSIONS}/1").json["version"] == 1

@@ -439,6 +439,7 @@ def test_sigterm_under_load_loses_no_answer_of_a_request_that_was_received(tmp_p
         assert sorted(recorded) == sorted(load.acknowledged)
 
 
+@pytest.mark.slow
 def test_sigterm_records_hanging_executions_as_interrupted(tmp_path: Path) -> None:
     statuses = {}
     with ExitStack() as stack:

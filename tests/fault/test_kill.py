@@ -227,6 +227,7 @@ def test_every_effect_has_its_intent_and_happened_once(
     assert set(effects) <= begun
 
 
+@pytest.mark.slow
 def test_every_success_has_had_its_effect(
     records: list[dict[str, Any]], effects: list[str]
 ) -> None:

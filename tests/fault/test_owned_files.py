@@ -84,6 +84,7 @@ def test_log_that_needs_a_file_beside_it_is_said_to(stopped: Path, small_disk: P
     assert "copy both to a folder that can be written" in ended.stderr
 
 
+@pytest.mark.slow
 def test_who_reads_makes_nothing(stopped: Path) -> None:
     for name in ("backup.db", DATABASE):
         before = {path: path.read_bytes() for path in made(stopped)}
@@ -93,6 +94,7 @@ def test_who_reads_makes_nothing(stopped: Path) -> None:
         assert {path: path.read_bytes() for path in made(stopped)} == before
 
 
+@pytest.mark.slow
 @needs_root
 def test_what_root_makes_for_a_service_is_the_services(stopped: Path) -> None:
     with Server(stopped, "--allow-unauthenticated") as server:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -76,9 +77,18 @@ def test_environment_stays_where_no_python_is_named(checkout: Path) -> None:
     assert "-m venv" not in planned(checkout, ".venv/pip")
 
 
-@pytest.mark.parametrize("target", ["serve", "test", "check", "sanitize"])
+@pytest.mark.parametrize("target", ["serve", "quick", "test", "check", "coverage", "sanitize"])
 def test_no_step_that_takes_long_is_silent(target: str) -> None:
     steps = run("make", "--dry-run", "--always-make", target, cwd=ROOT).splitlines()
     installing = [step for step in steps if " install " in step]
     assert installing
     assert [step for step in installing if "--quiet" in step] == []
+
+
+def test_help_names_every_target() -> None:
+    told = re.findall(r"^  make (\w+)", run("make", "help", cwd=ROOT), re.MULTILINE)
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    phony = re.search(r"^\.PHONY: (serve (?:.*\\\n)*.*)$", makefile, re.MULTILINE)
+    assert phony is not None
+    targets = {name for name in re.findall(r"[\w-]+", phony[1]) if "-" not in name}
+    assert sorted(told) == sorted(targets)

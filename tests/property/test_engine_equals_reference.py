@@ -483,6 +483,7 @@ def test_right_engine_passes_the_checker() -> None:
     passes()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mutant", Scan.__subclasses__())
 def test_wrong_engine_is_caught(mutant: type[Scan]) -> None:
     # `find` raises where no example shows a difference, that is, where the mutant survives.

@@ -257,6 +257,7 @@ def test_letters_alone_are_told_apart(count: int) -> None:
         assert engine.evaluate(text).matched_rule == specified((text, "", ""))
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(30)
 def test_huge_words_and_sets_take_memory_of_their_own_size() -> None:
     wide = "".join(map(chr, range(0x4E00, 0x9E00, 2)))

@@ -57,6 +57,7 @@ def begun(target: object, log: AuditLog) -> Any:
 # --- words ---
 
 
+@pytest.mark.slow
 def test_commit_with_new_words_costs_the_same_however_many_are_known() -> None:
     def cost_s(chain: ChainEnd, store: Store, name: str) -> float:
         """Of one commit with a session of its own: the median, of this thread alone."""
@@ -193,6 +194,7 @@ def test_request_whose_beginning_was_refused_may_be_made_again(tmp_path: Path) -
     assert statuses in (["skipped", "started"], ["started"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("locked_s", [0.05, 0.15, 0.25, 0.4, 0.8, 1.1])
 def test_record_whose_caller_was_refused_is_stored_neither_then_nor_later(
     tmp_path: Path, locked_s: float

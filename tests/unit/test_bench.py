@@ -232,12 +232,14 @@ def result() -> dict[str, object]:
     }
 
 
+@pytest.mark.slow
 def test_every_part_has_figures_that_can_be(result: dict[str, object]) -> None:
     ratios = report.ratios_of(result)
     assert len(ratios) == 25
     assert all(value > 0 for value in ratios.values())
 
 
+@pytest.mark.slow
 def test_report_has_every_table_and_plot(result: dict[str, object]) -> None:
     text = report.markdown(result, ["engine.svg"])
     for title in ("Engine", "Shapes that are hard", "JSON", "Audit", "HTTP", "Ratios"):
@@ -246,6 +248,7 @@ def test_report_has_every_table_and_plot(result: dict[str, object]) -> None:
     assert str(measure.versions()["granian"]) in text
 
 
+@pytest.mark.slow
 def test_plots_are_drawings_with_titles_and_units(result: dict[str, object]) -> None:
     drawn = plots.plots(result)
     assert set(drawn) == {"engine.svg", "shapes.svg", "throughput.svg", "tails.svg"}

@@ -24,6 +24,7 @@ def lengths(questions: list[workload.Question]) -> list[int]:
     return [len(kind) + len(target) for kind, target, _, _ in questions]
 
 
+@pytest.mark.slow
 def test_dict_has_as_many_entries_as_there_are_rules() -> None:
     known = workload.actions(300, 200)
     found = deciding.engine(workload.policy(200), known[:100], others=known[100:], rounds=ROUNDS)

@@ -586,6 +586,7 @@ def test_long_text_is_matched_in_all_three_fields() -> None:
         assert engine.evaluate(text, text, text).matched_rule == "long"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", ["{}*", "*{}"])
 def test_ten_thousand_nested_literals_compile_in_bounded_time(shape: str) -> None:
     lengths = range(2_000, 0, -1)
@@ -720,6 +721,7 @@ print(grown, traced)
 """
 
 
+@pytest.mark.slow
 def test_deciding_leaks_no_memory() -> None:
     # In a process of its own, since whatever ran before would move the figures.
     root = Path(__file__).parents[2]

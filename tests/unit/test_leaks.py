@@ -39,11 +39,13 @@ def grown(work: str) -> dict[str, int]:
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("work", [name for name in WORK if name not in LEAKS])
 def test_memory_stays_flat(work: str) -> None:
     assert grown(work) == {}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("leak", "seen"),
     [

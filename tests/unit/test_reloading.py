@@ -219,6 +219,7 @@ def test_change_of_the_same_size_and_moment_is_seen(file: Path, versions: Policy
     assert rule(versions) == "other"
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("watched")
 @pytest.mark.parametrize("pause_s", [0.1, 0.3])
 def test_half_written_file_is_not_put_into_force(
@@ -269,6 +270,7 @@ def test_emptied_file_is_refused_and_told(
     assert rule(versions) == "<default>"
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("watched")
 def test_bad_change_is_said_once_and_a_good_one_follows(
     file: Path, versions: PolicyVersions, caplog: pytest.LogCaptureFixture

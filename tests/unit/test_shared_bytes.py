@@ -58,6 +58,7 @@ def test_turn_is_one_process_s_until_it_dies() -> None:
         assert is_ours
 
 
+@pytest.mark.slow
 def test_reader_never_sees_half_a_value_while_writers_are_killed() -> None:
     shared = SharedBytes(1 << 20)
     for number in range(5):

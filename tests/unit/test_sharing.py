@@ -89,6 +89,7 @@ def path(tmp_path: Path) -> Path:
 STEPS = ("edit", "put", "rollback", "restart")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("steps", list(itertools.product(STEPS, repeat=4)), ids="-".join)
 def test_after_any_steps_and_a_restart_the_newest_intent_is_in_force(
     path: Path, steps: tuple[str, ...]

@@ -129,6 +129,7 @@ HOSTILE: list[tuple[list[dict[str, Any]], dict[str, Any]]] = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("conditions", "params"), HOSTILE)
 def test_hostile_request_takes_a_bounded_time(
     conditions: list[dict[str, Any]], params: dict[str, Any]
