@@ -183,6 +183,14 @@ def test_rooms_of_the_architecture_are_those_of_the_tree() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    "row", rows("docs/architecture.md", "Where do I find …"), ids=lambda row: row[0]
+)
+def test_what_the_architecture_points_to_is_there(row: list[str]) -> None:
+    _, file, sought = (cell.strip("`") for cell in row)
+    assert sought in (ROOT / file).read_text(encoding="utf-8")
+
+
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.relative_to(ROOT).as_posix())
 def test_links_lead_somewhere(path: Path) -> None:
     links = re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", path.read_text(encoding="utf-8"))
