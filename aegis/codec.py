@@ -1,4 +1,4 @@
-"""JSON in and out: bodies to checked actions, values to bytes. The only JSON of the server.
+"""JSON in and out: bodies to values, values to bytes. The only JSON of the server.
 
 Decisions are written by the engine itself, which has each rule's fragment ready.
 """
@@ -10,22 +10,17 @@ import sys
 from collections.abc import Collection, Mapping
 from dataclasses import fields, is_dataclass
 from enum import Enum
-from typing import Annotated, Any
+from typing import Any
 
 import msgspec
 import orjson
 
-from aegis.errors import InvalidBody, named, shown
-from aegis_core import Action, Decision, brackets_in, brackets_in_object, may_exceed_64_bits
+from aegis.errors import InvalidBody, shown
+from aegis_core import may_exceed_64_bits
 
 __all__ = [
     "DEEPEST_FOREIGN",
-    "PLAIN_BATCH",
     "UNWRITABLE",
-    "Question",
-    "action",
-    "batch",
-    "decision",
     "dumps",
     "dumps_foreign",
     "encodable",
@@ -33,19 +28,9 @@ __all__ = [
     "is_deeper",
     "loads",
     "loads_own",
-    "plain_batch",
-    "plain_params",
-    "question",
     "refuse_repeated",
     "written",
 ]
-
-Question = tuple[str, str, str, dict[str, Any] | None]
-"""What is needed to decide: action type, target, agent, params."""
-
-_TEXTS = ("description", "agent_id", "session_id", "parent_agent_id", "chain_id")
-_INT64 = range(-(2**63), 2**63)
-
 
 UNWRITABLE = "[UNWRITABLE]"
 """Stands for the parts of a value that JSON has no form for, and that have no text either."""
@@ -277,78 +262,6 @@ def _parsed_exactly(text: bytes) -> Any:
         raise ValueError(str(error)) from None
 
 
-PLAIN_BATCH = b'{"actions"'
-"""What the body of a batch of plain actions begins with."""
-
-_NO_PARAMS = msgspec.Raw(b"{}")
-
-
-class _PlainAction(msgspec.Struct, gc=False, forbid_unknown_fields=True):
-    """An action as most are; its params stay as they were sent."""
-
-    action_type: Annotated[str, msgspec.Meta(min_length=1)]
-    target: str = ""
-    agent_id: str = ""
-    params: msgspec.Raw = _NO_PARAMS
-
-
-class _PlainBatch(msgspec.Struct, gc=False, forbid_unknown_fields=True):
-    actions: list[_PlainAction]
-
-
-_PLAIN = msgspec.json.Decoder(_PlainBatch)
-
-
-def plain_batch(
-    body: bytes, largest: int, deepest: int
-) -> list[tuple[str, str, str, msgspec.Raw]] | None:
-    """The questions of a batch of plain actions: `{"actions": […]}` with nothing odd in it.
-
-    Args:
-        body: JSON in UTF-8.
-        largest: How many actions it may have.
-        deepest: How many objects and lists may stand inside each other.
-
-    Returns:
-        Action type, target, agent and params of each, these as JSON for `plain_params`. None:
-        something in it must be read with more care, which also finds the words for what is wrong.
-    """
-    if not body.startswith(PLAIN_BATCH):
-        return None
-    try:
-        actions = _PLAIN.decode(body).actions
-    except (msgspec.MsgspecError, ValueError, RecursionError):
-        return None
-    brackets = brackets_in(body)
-    if brackets < 0 or len(actions) > largest or not (body.isascii() or _is_utf8(body)):
-        return None
-    # A thousand times each: no loop of our own.
-    params = [action.params for action in actions]
-    in_params = list(map(brackets_in_object, params))
-    counts = set(in_params)
-    if min(counts, default=1) <= 0 or max(counts, default=1) > deepest - 3:
-        return None
-    # Brackets that are left over stand in strings, or in a member that stands twice and was not
-    # looked at; those of params that were left out do not stand there.
-    left_over = brackets - 2 - len(actions) - sum(in_params)
-    if left_over and left_over + sum(one is _NO_PARAMS for one in params):
-        return None
-    return list(map(msgspec.structs.astuple, actions))  # as its fields stand
-
-
-def plain_params(params: msgspec.Raw) -> Any:
-    """The params of a plain action."""
-    return _decoded(params)
-
-
-def _is_utf8(body: bytes) -> bool:
-    try:
-        body.decode()
-    except UnicodeDecodeError:
-        return False
-    return True
-
-
 def is_deeper(value: object, deepest: int) -> bool:
     """Whether more objects and lists stand inside each other in a JSON value."""
     level = [value]
@@ -360,153 +273,3 @@ def is_deeper(value: object, deepest: int) -> bool:
             for member in (container.values() if isinstance(container, dict) else container)
         ]
     return any(isinstance(value, dict | list) for value in level)
-
-
-def batch(value: Any, largest: int) -> list[Any]:
-    """The items of a body that is not one action: a list, or an object with `actions`.
-
-    Raises:
-        InvalidBody: It is neither, or has too many.
-    """
-    if type(value) is dict:
-        value = value["actions"]
-        if type(value) is not list:
-            raise InvalidBody(f"`actions` must be a list of actions, not {named(value)}")
-    elif type(value) is not list:
-        raise InvalidBody(f"the body must be an action or a list of actions, not {named(value)}")
-    if len(value) > largest:
-        raise InvalidBody(f"{len(value)} actions are too many; send at most {largest} at once")
-    return value
-
-
-def question(item: Any, index: int | None = None) -> Question:
-    """An action, as far as it is needed to decide.
-
-    Args:
-        item: Its JSON.
-        index: Its place in a batch.
-
-    Raises:
-        InvalidBody: Something is wrong; the message says where, as in `actions[3].target`.
-    """
-    if type(item) is not dict:
-        raise _wrong(index, "", f"must be an object, not {named(item)}")
-    get = item.get
-    action_type = get("action_type")
-    if action_type is None:
-        action_type = get("type")
-        _refuse_tool_call(item, index)
-    if type(action_type) is not str or not action_type:
-        raise _wrong(index, "action_type", _wrong_type(action_type))
-    target = get("target", "")
-    if type(target) is not str:
-        raise _wrong(index, "target", f"must be text, not {named(target)}")
-    params = get("params")
-    if params is not None and type(params) is not dict:
-        raise _wrong(index, "params", f"must be an object, not {named(params)}")
-    _check_others(item, index)
-    return action_type, target, get("agent_id") or "", params
-
-
-def action(item: Any, index: int | None = None) -> Action:
-    """An action, whole; as `question` otherwise."""
-    action_type, target, agent_id, params = question(item, index)
-    get = item.get
-    return Action(
-        action_type,
-        target,
-        params or {},
-        get("description") or "",
-        agent_id,
-        get("session_id") or "",
-        get("parent_agent_id") or "",
-        get("chain_id") or "",
-        _depth(get("chain_depth") or 0, index),
-    )
-
-
-_TOOL_CALLS = {
-    "tool_use": ("input",),
-    "server_tool_use": ("input",),
-    "mcp_tool_use": ("input",),
-    "custom_tool_call": ("input",),
-    "function_call": ("arguments",),
-    "mcp_call": ("arguments",),
-    "tool_call": ("args", "arguments"),
-}
-"""What models call a tool call, and the member that has its arguments beside `name`."""
-
-
-def _refuse_tool_call(item: dict[str, Any], index: int | None) -> None:
-    """Refuse a tool call as a model gives it: its `type` says nothing of what it does.
-
-    SOURCE: the messages of OpenAI (chat completions, responses), Anthropic and LangChain.
-    """
-    kind, function = item.get("type"), item.get("function")
-    if kind == "function" and type(function) is dict and "name" in function:
-        name, arguments = "function.name", "function.arguments"
-    elif type(kind) is str and kind in _TOOL_CALLS and "name" in item:
-        found = [member for member in _TOOL_CALLS[kind] if member in item]
-        if not found:
-            return
-        name, arguments = "name", found[0]
-    else:
-        return
-    raise _wrong(
-        index,
-        "type",
-        f"{shown(kind)} is a model's tool call; send its `{name}` as `action_type`, and its"
-        f" `{arguments}` as the object `params`",
-    )
-
-
-def _check_others(item: dict[str, Any], index: int | None) -> None:
-    for name in _TEXTS:
-        text = item.get(name)
-        if text is not None and type(text) is not str:
-            raise _wrong(index, name, f"must be text, not {named(text)}")
-    depth = item.get("chain_depth")
-    if depth is not None:
-        _depth(depth, index)
-
-
-def _depth(value: Any, index: int | None) -> int:
-    # 3.0 is an integer too: JSON has but one kind of number.
-    if isinstance(value, float) and value.is_integer():
-        # From there on not every integer is a float: which one was sent is unknown.
-        if abs(value) >= 2**53:
-            raise _wrong(index, "chain_depth", "does not fit into 64 bits")
-        value = int(value)
-    if type(value) is not int:
-        raise _wrong(index, "chain_depth", f"must be an integer, not {named(value)}")
-    if value not in _INT64:
-        raise _wrong(index, "chain_depth", f"{shown(value)} does not fit into 64 bits")
-    return value
-
-
-def _wrong_type(value: object) -> str:
-    if value is None:
-        return "is missing; say what kind of action it is"
-    return "is empty" if value == "" else f"must be text, not {named(value)}"
-
-
-def _wrong(index: int | None, member: str, message: str) -> InvalidBody:
-    place = (
-        member if index is None else f"actions[{index}].{member}" if member else f"actions[{index}]"
-    )
-    return InvalidBody(f"`{place}` {message}" if place else f"the body {message}")
-
-
-def decision(action: Action, decided: Decision) -> bytes:
-    """A decision about an action as JSON, just as the engine writes it."""
-    answer = {
-        "action_type": action.type,
-        "target": action.target,
-        "risk_level": decided.risk_level.name,
-        "approval": decided.approval.value,
-        "is_allowed": decided.is_allowed,
-        "matched_rule": decided.matched_rule,
-    }
-    if decided.error is not None:
-        answer["error"] = decided.error
-    return orjson.dumps(answer)

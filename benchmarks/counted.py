@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 
 from aegis.bench import shapes, workload
 from aegis.bench.deciding import Ask, batches, compiled, singles
-from aegis.codec import Question
+from aegis.wire import Question
 from aegis_core import Policy
 from benchmarks import hard
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from time import perf_counter_ns
 from typing import Any
 
-from aegis import codec
+from aegis import codec, wire
 from aegis.bench import workload
 from aegis.bench.deciding import BATCH, compiled, singles, timed
 from aegis.bench.measure import figures, quiet, ratio, turns
@@ -25,7 +25,7 @@ WARM_UP = 500_000
 PLACE = b"@@@@@@@@"
 
 
-def batches(rules: int, count: int) -> Iterator[list[codec.Question]]:
+def batches(rules: int, count: int) -> Iterator[list[wire.Question]]:
     """Batches of the realistic mix in which every type and every target is new.
 
     A number that never comes again stands where most patterns have their `*`: behind `crm17.read`

@@ -15,7 +15,7 @@ from typing import Any
 from aegis.bench import shapes, workload
 from aegis.bench.deciding import Ask, compiled, singles, timed
 from aegis.bench.measure import figures, ratio, turns
-from aegis.codec import Question
+from aegis.wire import Question
 from aegis_core import Policy, PolicyRule
 
 SHAPES = ("infixes", "one type", "sets", "single characters")

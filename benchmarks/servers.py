@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from aegis import codec
+from aegis import wire
 from aegis.bench import http, workload
 from aegis.bench.deciding import compiled, singles, timed
 from aegis.bench.load import EVALUATE
@@ -194,7 +194,7 @@ def agent_aegis_deciding(folder: Path, sizes: list[int], rounds: int) -> dict[st
         policy = workload.policy(rules)
         path = folder / f"theirs-{rules}.json"
         path.write_text(workload.as_text(policy))
-        questions: list[codec.Question] = workload.actions(ACTIONS, rules)
+        questions: list[wire.Question] = workload.actions(ACTIONS, rules)
         few = AGENT_AEGIS_ASKED[rules]
         pairs = [(kind, target) for kind, target, _, _ in questions[:few]]
         with agent_aegis.in_process(python, path, pairs) as measure:

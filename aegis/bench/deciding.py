@@ -10,8 +10,8 @@ from typing import Any, TypeAlias
 
 from aegis.bench import workload
 from aegis.bench.measure import figures, quiet, ratio, turns
-from aegis.codec import Question
 from aegis.policy.conditions import compiler
+from aegis.wire import Question
 from aegis_core import Action, Engine, Evaluator, Policy, compile_policy
 
 __all__ = ["BATCH", "Ask", "batches", "compiled", "engine", "singles", "timed"]

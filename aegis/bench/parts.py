@@ -10,7 +10,7 @@ from pathlib import Path
 from time import perf_counter, perf_counter_ns
 from typing import Any
 
-from aegis import codec
+from aegis import codec, wire
 from aegis.audit import AuditLog, AuditRecord, ResultStatus
 from aegis.bench import workload
 from aegis.bench.deciding import BATCH, compiled
@@ -30,7 +30,7 @@ def _nothing() -> None:
 
 def json_parts(
     policy: Policy,
-    questions: list[codec.Question],
+    questions: list[wire.Question],
     *,
     rounds: int = 11,
     tick: Callable[[], None] = _nothing,
@@ -68,7 +68,7 @@ def json_parts(
                     "matched_rule": decision.matched_rule,
                 }
                 for item, decision in zip(
-                    items, made.evaluate_many([codec.question(item) for item in items]), strict=True
+                    items, made.evaluate_many([wire.question(item) for item in items]), strict=True
                 )
             ]
         )
@@ -77,7 +77,7 @@ def json_parts(
         {
             "parse single": timed(lambda: [codec.loads(one, 64) for one in bodies]),
             "parse batch": timed(lambda: codec.loads(whole, 64)),
-            "check": timed(lambda: [codec.question(item) for item in items]),
+            "check": timed(lambda: [wire.question(item) for item in items]),
             "decide and write": timed(lambda: made.evaluate_objects_json(items)),
             "decide and write dicts": timed(of_dicts),
         },

@@ -6,7 +6,7 @@ import random
 from collections.abc import Callable, Sequence
 
 from aegis.bench.workload import filled, padding
-from aegis.codec import Question
+from aegis.wire import Question
 from aegis_core import Policy, PolicyRule
 
 __all__ = ["SHAPES", "adversarial"]

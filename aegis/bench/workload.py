@@ -8,7 +8,7 @@ import string
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from aegis import codec
+from aegis import codec, wire
 from aegis.errors import ConfigError, InvalidBody
 from aegis_core import Action, Approval, Policy, PolicyRule, RiskLevel
 
@@ -24,7 +24,7 @@ __all__ = [
     "read_actions",
 ]
 
-Question = codec.Question
+Question = wire.Question
 
 VERBS = (
     "read",
@@ -191,7 +191,7 @@ def read_actions(lines: Iterable[bytes], name: str) -> list[Action]:
         if not line.strip():
             continue
         try:
-            read.append(codec.action(codec.loads(line, 64)))
+            read.append(wire.action(codec.loads(line, 64)))
         except InvalidBody as error:
             raise ConfigError(f"{name}:{number}: {error}") from None
     if not read:

@@ -16,8 +16,8 @@ from aegis.config import keys_from
 from aegis.errors import ConfigError, PolicyError, shown
 
 if TYPE_CHECKING:
-    from aegis.codec import Question
     from aegis.policy.loader import Policy
+    from aegis.wire import Question
 
 __all__ = ["bench"]
 

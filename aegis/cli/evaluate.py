@@ -95,14 +95,14 @@ def evaluate(
 
 def _action(action_type: str, target: str, params: str | None, agent: str) -> Action:
     """The action of the options, checked as that of a request is."""
-    from aegis import codec
+    from aegis import codec, wire
     from aegis.config import Settings
 
     item: dict[str, Any] = {"action_type": action_type, "target": target, "agent_id": agent}
     try:
         if params is not None:
             item["params"] = codec.loads(params.encode(), Settings().deepest_nesting)
-        return codec.action(item)
+        return wire.action(item)
     except InvalidBody as error:
         said = str(error).replace("the body is", "--params is")
         raise click.UsageError(said) from None

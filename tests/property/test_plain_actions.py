@@ -7,7 +7,7 @@ import json
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aegis import codec
+from aegis import codec, wire
 from aegis.errors import InvalidBody
 from aegis.policy.loader import load_text
 
@@ -48,7 +48,7 @@ ITEM = st.one_of(OBJECT, VALUE)
 
 def _careful(item: object) -> bytes | None:
     try:
-        return ENGINE.evaluate_json(*codec.question(item))
+        return ENGINE.evaluate_json(*wire.question(item))
     except InvalidBody:
         return None
 

@@ -6,7 +6,7 @@ from random import Random
 
 import pytest
 
-from aegis import codec
+from aegis import codec, wire, wire_batch
 from aegis.errors import InvalidBody
 
 DEEPEST, LARGEST = 8, 5
@@ -70,20 +70,21 @@ def _body(pick: Random) -> bytes:
     return body
 
 
-def _carefully(body: bytes) -> list[codec.Question] | None:
+def _carefully(body: bytes) -> list[wire.Question] | None:
     try:
-        items = codec.batch(codec.loads(body, DEEPEST), LARGEST)
-        return [codec.question(item, index) for index, item in enumerate(items)]
+        items = wire.batch(codec.loads(body, DEEPEST), LARGEST)
+        return [wire.question(item, index) for index, item in enumerate(items)]
     except InvalidBody:
         return None
 
 
-def _quickly(body: bytes) -> list[codec.Question] | None:
-    read = codec.plain_batch(body, LARGEST, DEEPEST)
+def _quickly(body: bytes) -> list[wire.Question] | None:
+    read = wire_batch.plain_batch(body, LARGEST, DEEPEST)
     if read is None:
         return None
     return [
-        (kind, target, agent, codec.plain_params(params)) for kind, target, agent, params in read
+        (kind, target, agent, wire_batch.plain_params(params))
+        for kind, target, agent, params in read
     ]
 
 

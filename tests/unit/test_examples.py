@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import yaml
 
-from aegis import Action, Executor, PolicyError, Result, ResultStatus, codec
+from aegis import Action, Executor, PolicyError, Result, ResultStatus, wire
 from aegis.cli.init import STARTER
 from aegis.policy.conditions import CONDITIONS, compile_conditions
 from aegis.policy.loader import LoadedPolicy, load_text
@@ -106,7 +106,7 @@ def test_decision_is_the_expected_one_at_any_moment_that_it_is_expected_at(
     field: str, case: Case
 ) -> None:
     policy = expected_of(field)[0].policy
-    question = codec.question(case.action)
+    question = wire.question(case.action)
     for now in MOMENTS if case.at is None else [case.at]:
         engine = compile_policy(policy, condition=compile_conditions, clock=lambda now=now: now)  # type: ignore[misc]
         assert said(engine.evaluate(*question)) == case.expected
@@ -159,7 +159,7 @@ def shipped(name: str) -> LoadedPolicy:
 def decided(name: str, action: dict[str, Any], at: float | None) -> Decision:
     now = MOMENTS[0] if at is None else at
     engine = compile_policy(shipped(name).policy, condition=compile_conditions, clock=lambda: now)
-    return engine.evaluate(*codec.question(action))
+    return engine.evaluate(*wire.question(action))
 
 
 def is_allowed(decision: Decision) -> bool:

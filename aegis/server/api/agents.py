@@ -9,7 +9,7 @@ from dataclasses import replace
 from hashlib import sha256
 from typing import Any
 
-from aegis import codec
+from aegis import codec, wire, wire_batch
 from aegis._version import __version__
 from aegis.audit import AuditLog, AuditReader, Claim
 from aegis.audit.filters import read_filter
@@ -99,10 +99,12 @@ class Api:
             return self._answer(
                 snapshot, *self._begin(codec.loads(body, self._deepest), engine, caller)
             )
-        if body >= codec.PLAIN_BATCH:  # a single action is less, and a look at its start costs more
-            plain = codec.plain_batch(body, self._largest_batch, self._deepest)
+        if (
+            body >= wire_batch.PLAIN_BATCH
+        ):  # a single action is less, and a look at its start costs more
+            plain = wire_batch.plain_batch(body, self._largest_batch, self._deepest)
             if plain is not None:
-                batch = engine.begin_json(plain, self._decider.work(codec.plain_params))
+                batch = engine.begin_json(plain, self._decider.work(wire_batch.plain_params))
                 return self._answer(snapshot, batch, is_batch=True)
         asked = codec.loads(body, self._deepest, is_exact=False)
         answer = engine.evaluate_object_json(asked, body, self._at_once)
@@ -116,10 +118,10 @@ class Api:
         """What decides about the actions of a body, and whether that has several."""
         is_batch = type(asked) is not dict or "actions" in asked
         if is_batch:
-            items = codec.batch(asked, self._largest_batch)
-            questions = [codec.question(item, index) for index, item in enumerate(items)]
+            items = wire.batch(asked, self._largest_batch)
+            questions = [wire.question(item, index) for index, item in enumerate(items)]
         else:
-            questions = [codec.question(asked)]
+            questions = [wire.question(asked)]
         if key is not None and key.agents:
             questions = [
                 (kind, target, _agent(key, agent_id, index if is_batch else None), params)
@@ -146,9 +148,9 @@ class Api:
 
         def evaluated() -> bytes:
             if caller is None or not caller.agents:
-                plain = codec.plain_batch(body, self._largest_batch, self._deepest)
+                plain = wire_batch.plain_batch(body, self._largest_batch, self._deepest)
                 if plain is not None:
-                    work = self._decider.work(codec.plain_params)
+                    work = self._decider.work(wire_batch.plain_params)
                     return decide_all(snapshot.engine.begin_json(plain, work))
             asked = codec.loads(body, self._deepest)
             batch, is_batch = self._begin(asked, snapshot.engine, caller)
@@ -176,7 +178,7 @@ class Api:
                 None if caller is None else caller.name,
             )
         answers = [
-            codec.decision(action, decision)
+            wire.decision(action, decision)
             for action, decision in zip(actions, decisions, strict=True)
         ]
         return 200, snapshot.headers, b"[%b]" % b",".join(answers) if is_batch else answers[0]
@@ -205,10 +207,10 @@ class Api:
         asked = codec.loads(body, self._deepest)
         is_batch = type(asked) is not dict or "actions" in asked
         if is_batch:
-            items = codec.batch(asked, self._largest_batch)
-            actions = [codec.action(item, index) for index, item in enumerate(items)]
+            items = wire.batch(asked, self._largest_batch)
+            actions = [wire.action(item, index) for index, item in enumerate(items)]
         else:
-            actions = [codec.action(asked)]
+            actions = [wire.action(asked)]
         if caller is not None and caller.agents:
             actions = [
                 replace(
