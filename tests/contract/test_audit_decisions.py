@@ -12,7 +12,7 @@ import pytest
 from aegis.config import AuditDecisions, Settings
 from aegis.errors import ConfigError
 from aegis.policy.compiled_cache import CompiledFiles
-from aegis.server import build_app
+from aegis.server.composition import build_app
 from aegis.server.http.app import App
 from tests.contract.client import EVALUATE, EXECUTE, POLICY, app_of, served
 

@@ -17,7 +17,7 @@ from aegis import Action, Executor, Result, ResultStatus
 from aegis.config import Settings
 from aegis.errors import ConfigError
 from aegis.policy.compiled_cache import CompiledFiles
-from aegis.server import build_app
+from aegis.server.composition import build_app
 from aegis.server.http.app import App
 from tests.contract.client import (
     AUDIT,

@@ -15,7 +15,7 @@ from aegis import __version__
 from aegis.auth.keys import KeyRing
 from aegis.config import Settings
 from aegis.policy.compiled_cache import CompiledFiles
-from aegis.server import build_app
+from aegis.server.composition import build_app
 from aegis.server.http.app import App
 from aegis.server.http.gate import Gate
 from aegis.server.http.headers import Headers

@@ -13,7 +13,7 @@ from aegis.audit import idempotency
 from aegis.audit.archive import archive
 from aegis.config import Settings
 from aegis.policy.compiled_cache import CompiledFiles
-from aegis.server import build_app
+from aegis.server.composition import build_app
 from aegis.server.http.app import App
 from aegis.store.database import Store
 from aegis.timestamps import now_us

@@ -22,7 +22,7 @@ from aegis.errors import AegisError, ConfigError, shown
 from aegis.execution.enforcer import Executor
 from aegis.host.memory import SharedBytes
 from aegis.policy.compiled_cache import PolicyText
-from aegis.server import build_app
+from aegis.server.composition import build_app
 from aegis.server.http.app import App
 from aegis.server.http.connections import Farewell, limit_unread
 from aegis.server.runner.signals import Wakeup, reset_in_worker

@@ -1,0 +1,129 @@
+"""Puts the server together from settings: nothing else constructs its parts."""
+
+from __future__ import annotations
+
+import uuid
+
+from aegis.auth.keys import KeyRing, Permission, environment_keys
+from aegis.config import AuditDecisions, Settings
+from aegis.execution.enforcer import Executor, NoOpExecutor
+from aegis.host.memory import SharedBytes
+from aegis.policy.compile_process import YAML_TYPES
+from aegis.policy.compiled_cache import PolicyText
+from aegis.server.api.agents import Api
+from aegis.server.api.operators import Admin
+from aegis.server.http.app import App
+from aegis.server.http.gate import Gate
+from aegis.server.http.kernel import Lifecycle, Route
+from aegis.server.openapi import spec
+from aegis.server.service import Service, Workers
+
+__all__ = ["build_app"]
+
+_JSON_TYPES = frozenset(("application/json", "text/json"))
+
+
+def build_app(
+    settings: Settings,
+    *,
+    file: PolicyText | None,
+    executor: Executor | None = None,
+    session_id: str | None = None,
+    server: Workers | None = None,
+    known_keys: SharedBytes | None = None,
+) -> App:
+    """Build the server from settings; `create_app` is the door for everybody else.
+
+    Args:
+        settings: Limits and keys.
+        file: The policy file; None: the version in force in the database.
+        executor: Does the actions.
+        session_id: Of actions that name none; the same for all workers of a server.
+        server: Of the `aegis serve` whose worker this is.
+        known_keys: What its workers know of the keys file.
+    """
+    fixed = environment_keys(settings.api_key, settings.admin_key)
+    keys = KeyRing(fixed, settings.keys_file, shared=known_keys)
+    service = Service(
+        settings, file, executor or NoOpExecutor(), session_id or uuid.uuid4().hex, server, keys
+    )
+    api = Api(
+        settings,
+        service.decisions.snapshot,
+        service.decider,
+        service.enforcer,
+        service.audit,
+        service.reader,
+        service.notices,
+    )
+    admin = Admin(
+        deepest=settings.deepest_nesting,
+        snapshot=service.decisions.snapshot,
+        history=service.history,
+        changes=service,
+    )
+
+    async def close() -> None:
+        admin.close()
+        await service.close()
+
+    lifecycle = Lifecycle(service.open, service.stop, close, service.reload_files)
+    return App(
+        _probes(api) | _agent_routes(settings, api) | _operator_routes(settings, admin),
+        Gate(settings, keys),
+        lifecycle,
+        body_timeout_s=settings.body_timeout_s,
+    )
+
+
+def _probes(api: Api) -> dict[tuple[str, str], Route]:
+    health = Route(api.health, None, needs_service=False)
+    live = Route(api.live, None, needs_service=False)
+    ready = Route(api.ready, None)
+    return {
+        ("GET", "/health"): health,
+        ("GET", "/api/v1/health"): health,
+        ("GET", "/health/live"): live,
+        ("GET", "/healthz"): live,
+        ("GET", "/health/ready"): ready,
+        ("GET", "/readyz"): ready,
+    }
+
+
+def _agent_routes(settings: Settings, api: Api) -> dict[tuple[str, str], Route]:
+    """What agents and auditors call."""
+    body = settings.largest_body_bytes
+    records_decisions = settings.audit_decisions is not AuditDecisions.NONE
+    return {
+        ("GET", "/openapi.json"): Route(
+            spec.handler(settings), Permission.DESCRIBE, needs_service=False
+        ),
+        ("POST", "/api/v1/evaluate"): Route(
+            api.evaluate_noted if records_decisions else api.evaluate, Permission.DECIDE, body
+        ),
+        ("POST", "/api/v1/execute"): Route(api.execute, Permission.DECIDE, body),
+        ("GET", "/api/v1/audit"): Route(api.audit, Permission.READ),
+        ("GET", "/api/v1/audit/head"): Route(api.audit_head, Permission.READ),
+    }
+
+
+def _operator_routes(settings: Settings, admin: Admin) -> dict[tuple[str, str], Route]:
+    """What operators call."""
+    body = settings.largest_body_bytes
+    return {
+        ("GET", "/api/v1/policy"): Route(admin.policy, Permission.READ),
+        ("PUT", "/api/v1/policy"): Route(
+            admin.put_policy,
+            Permission.CHANGE_POLICY,
+            settings.largest_policy_bytes,
+            limit_option="",
+            media_types=_JSON_TYPES | YAML_TYPES,
+            takes_query=True,
+        ),
+        ("POST", "/api/v1/policy/rollback"): Route(admin.rollback, Permission.CHANGE_POLICY, body),
+        ("POST", "/api/v1/policy/reload"): Route(admin.reload, Permission.CHANGE_POLICY, body),
+        ("GET", "/api/v1/policy/versions"): Route(admin.versions, Permission.READ),
+        ("GET", "/api/v1/policy/versions/{version}"): Route(
+            admin.version("{version}"), Permission.READ, of_item=admin.version
+        ),
+    }
