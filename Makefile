@@ -85,7 +85,7 @@ coverage: $(VENV)/installed $(VENV)/test-tools
 	AEGIS_CORE_DEBUG=1 $(PIP) install --verbose --no-deps --target $(COVERED) .
 	cp -R tests benchmarks examples docs README.md policy.yaml pyproject.toml $(COVERED)
 	cp aegis_core/*.p[xy]* build/debug/cython/aegis_core/*.c $(COVERED)/aegis_core
-	cd $(COVERED) && python -m coverage run -m pytest $(IN_PARALLEL) --timeout 0 -m "not slow and not rsgi" \
+	cd $(COVERED) && python -m coverage run -m pytest $(IN_PARALLEL) --timeout 0 -m "not slow" \
 	    --ignore tests/meta $(ARGS) || test $$? = 1
 	cd $(COVERED) && python -m coverage combine --quiet && python -m coverage report
 
