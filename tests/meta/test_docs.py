@@ -187,7 +187,7 @@ def _follow(shell: Shell, block: Block) -> None:
                 load_text(block.text)
         case "json":
             json.loads(block.text)
-        case "ini" | "nginx" | "":
+        case "ini" | "nginx" | "caddyfile" | "":
             pass  # what others read, and drawings
         case other:
             raise AssertionError(f"line {block.line}: nobody knows how to try {other}")
