@@ -20,7 +20,7 @@ from aegis.policy.decision_point import Decider, DecisionPoint, Snapshot
 from aegis.policy.history import PolicyVersion
 from aegis.policy.loader import LoadedPolicy, Policy
 from aegis.server.api.agents import Api
-from aegis.server.http.kernel import Handler
+from aegis.server.http.messages import Handler, Request
 from aegis_core import DEFAULT_BUDGET
 
 ACTIONS = 1_000
@@ -97,7 +97,7 @@ def whole(rules: int, rounds: int) -> dict[str, Any]:
     found = turns(
         {
             "orjson loads": timed(orjson.loads),
-            "bytes to bytes": timed(lambda body: evaluate(body, NO_HEADERS, "", None)),
+            "bytes to bytes": timed(lambda body: evaluate(Request("evaluate", body, NO_HEADERS))),
         },
         rounds,
         lambda: None,
@@ -130,7 +130,7 @@ def switching(rules: int, rounds: int) -> dict[str, Any]:
                     begun = perf_counter_ns()
                     for _ in range(10 * REPEATS):
                         for body in bodies:
-                            evaluate(body, NO_HEADERS, "", None)
+                            evaluate(Request("evaluate", body, NO_HEADERS))
                     return (perf_counter_ns() - begun) / ACTIONS / REPEATS / 10
 
             return once

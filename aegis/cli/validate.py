@@ -10,7 +10,7 @@ from aegis.cli.parameters import FILE_OR_DASH, FORMAT
 from aegis.cli.policies import load_policy, name_of
 from aegis.cli.terminal import echo_json, paint, print_problems
 from aegis.errors import PolicyError, Problem
-from aegis.server.http.kernel import problems_json
+from aegis.server.http.refusals import problems_json
 
 __all__ = ["validate"]
 

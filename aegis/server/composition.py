@@ -14,7 +14,9 @@ from aegis.server.api.agents import Api
 from aegis.server.api.operators import Admin
 from aegis.server.http.app import App
 from aegis.server.http.gate import Gate
-from aegis.server.http.kernel import Lifecycle, Route
+from aegis.server.http.lifecycle import Lifecycle
+from aegis.server.http.messages import Handler
+from aegis.server.http.routing import Route, RouteTable
 from aegis.server.openapi import spec
 from aegis.server.service import Service, Workers
 
@@ -68,8 +70,9 @@ def build_app(
         await service.close()
 
     lifecycle = Lifecycle(service.open, service.stop, close, service.reload_files)
+    routes = _probes(api) | _agent_routes(settings, api) | _operator_routes(settings, admin)
     return App(
-        _probes(api) | _agent_routes(settings, api) | _operator_routes(settings, admin),
+        RouteTable(routes),
         Gate(settings, keys),
         lifecycle,
         body_timeout_s=settings.body_timeout_s,
@@ -77,9 +80,9 @@ def build_app(
 
 
 def _probes(api: Api) -> dict[tuple[str, str], Route]:
-    health = Route(api.health, None, needs_service=False)
-    live = Route(api.live, None, needs_service=False)
-    ready = Route(api.ready, None)
+    health = Route("health", api.health, None, needs_service=False)
+    live = Route("live", api.live, None, needs_service=False)
+    ready = Route("ready", api.ready, None)
     return {
         ("GET", "/health"): health,
         ("GET", "/api/v1/health"): health,
@@ -93,37 +96,40 @@ def _probes(api: Api) -> dict[tuple[str, str], Route]:
 def _agent_routes(settings: Settings, api: Api) -> dict[tuple[str, str], Route]:
     """What agents and auditors call."""
     body = settings.largest_body_bytes
-    records_decisions = settings.audit_decisions is not AuditDecisions.NONE
+    decide, read = Permission.DECIDE, Permission.READ
+    describe = spec.handler(settings)
+    evaluate: Handler = api.evaluate
+    if settings.audit_decisions is not AuditDecisions.NONE:
+        evaluate = api.evaluate_noted
     return {
         ("GET", "/openapi.json"): Route(
-            spec.handler(settings), Permission.DESCRIBE, needs_service=False
+            "openapi", describe, Permission.DESCRIBE, needs_service=False
         ),
-        ("POST", "/api/v1/evaluate"): Route(
-            api.evaluate_noted if records_decisions else api.evaluate, Permission.DECIDE, body
-        ),
-        ("POST", "/api/v1/execute"): Route(api.execute, Permission.DECIDE, body),
-        ("GET", "/api/v1/audit"): Route(api.audit, Permission.READ),
-        ("GET", "/api/v1/audit/head"): Route(api.audit_head, Permission.READ),
+        ("POST", "/api/v1/evaluate"): Route("evaluate", evaluate, decide, body),
+        ("POST", "/api/v1/execute"): Route("execute", api.execute, decide, body),
+        ("GET", "/api/v1/audit"): Route("audit", api.audit, read),
+        ("GET", "/api/v1/audit/head"): Route("audit_head", api.audit_head, read),
     }
 
 
 def _operator_routes(settings: Settings, admin: Admin) -> dict[tuple[str, str], Route]:
     """What operators call."""
     body = settings.largest_body_bytes
+    read, change = Permission.READ, Permission.CHANGE_POLICY
+    put_policy = Route(
+        "put_policy",
+        admin.put_policy,
+        change,
+        settings.largest_policy_bytes,
+        limit_option="",
+        media_types=_JSON_TYPES | YAML_TYPES,
+        takes_query=True,
+    )
     return {
-        ("GET", "/api/v1/policy"): Route(admin.policy, Permission.READ),
-        ("PUT", "/api/v1/policy"): Route(
-            admin.put_policy,
-            Permission.CHANGE_POLICY,
-            settings.largest_policy_bytes,
-            limit_option="",
-            media_types=_JSON_TYPES | YAML_TYPES,
-            takes_query=True,
-        ),
-        ("POST", "/api/v1/policy/rollback"): Route(admin.rollback, Permission.CHANGE_POLICY, body),
-        ("POST", "/api/v1/policy/reload"): Route(admin.reload, Permission.CHANGE_POLICY, body),
-        ("GET", "/api/v1/policy/versions"): Route(admin.versions, Permission.READ),
-        ("GET", "/api/v1/policy/versions/{version}"): Route(
-            admin.version("{version}"), Permission.READ, of_item=admin.version
-        ),
+        ("GET", "/api/v1/policy"): Route("policy", admin.policy, read),
+        ("PUT", "/api/v1/policy"): put_policy,
+        ("POST", "/api/v1/policy/rollback"): Route("rollback", admin.rollback, change, body),
+        ("POST", "/api/v1/policy/reload"): Route("reload", admin.reload, change, body),
+        ("GET", "/api/v1/policy/versions"): Route("policy_versions", admin.versions, read),
+        ("GET", "/api/v1/policy/versions/{version}"): Route("policy_version", admin.version, read),
     }

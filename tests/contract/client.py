@@ -14,11 +14,16 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
+from aegis.auth.keys import KeyRing
+from aegis.config import Settings
 from aegis.errors import NotReady
 from aegis.policy.loader import load_text
 from aegis.server import create_app
 from aegis.server.http.app import App
-from aegis.server.http.kernel import Route
+from aegis.server.http.gate import Gate
+from aegis.server.http.kernel import EndHook
+from aegis.server.http.lifecycle import Lifecycle
+from aegis.server.http.routing import Route, RouteTable
 from tests.contract import rsgi
 
 Message = Mapping[str, Any]
@@ -334,6 +339,27 @@ def app_of_file(folder: Path, policy: str = POLICY, **options: Any) -> App:
     return create_app(path, **options)
 
 
+def app_around(
+    route: Route,
+    path: str = "/probe",
+    *,
+    body_timeout_s: float = 1.0,
+    on_end: EndHook | None = None,
+) -> App:
+    """An application of one route, for GET and POST, with nothing to open."""
+
+    async def nothing() -> None:
+        pass
+
+    return App(
+        RouteTable({("GET", path): route, ("POST", path): route}),
+        Gate(Settings(), KeyRing([])),
+        Lifecycle(nothing, lambda: None, nothing),
+        body_timeout_s=body_timeout_s,
+        on_end=on_end,
+    )
+
+
 @asynccontextmanager
 async def living(app: Application) -> AsyncIterator[None]:
     """The application between the start and the end of its life.
@@ -400,7 +426,7 @@ def served(
 
 def routes_of(app: App) -> dict[tuple[str, str], Route]:
     """The route table."""
-    return dict(app._routes)  # noqa: SLF001 - it has no public door, and needs none but for this
+    return app.routes.all
 
 
 async def eventually(is_so: Callable[[], Awaitable[Any]]) -> Any:

@@ -12,14 +12,12 @@ from typing import Any
 import pytest
 
 from aegis import __version__
-from aegis.auth.keys import KeyRing
 from aegis.config import Settings
 from aegis.policy.compiled_cache import CompiledFiles
 from aegis.server.composition import build_app
 from aegis.server.http.app import App
-from aegis.server.http.gate import Gate
-from aegis.server.http.headers import Headers
-from aegis.server.http.kernel import Answer, Caller, Lifecycle, Route
+from aegis.server.http.messages import Request, Response
+from aegis.server.http.routing import Route
 from tests.contract.client import (
     AUDIT,
     EVALUATE,
@@ -28,6 +26,7 @@ from tests.contract.client import (
     POLICY_PATH,
     Client,
     StartupFailed,
+    app_around,
     app_of,
     living,
     routes_of,
@@ -316,27 +315,15 @@ def test_batch_is_validated_whole_and_says_where(path: str, wrong: Any, place: s
 
 
 def test_defect_is_an_error_without_a_trace_of_it() -> None:
-    def fail(_body: bytes, _headers: Headers, _query: str, _caller: Caller) -> Answer:
+    def fail(_: Request) -> Response:
         raise ZeroDivisionError("the inside of the server")
 
-    with served(app_around(Route(fail, None, needs_service=False))) as client:
+    with served(app_around(Route("probe", fail, None, needs_service=False))) as client:
         reply = client.get("/probe", headers={"x-request-id": "mine"})
         assert (reply.status, reply.code) == (500, "internal_error")
         assert reply.header("x-request-id") == "mine"
         assert b"inside" not in reply.body
         assert b"ZeroDivision" not in reply.body
-
-
-def app_around(route: Route, *, body_timeout_s: float = 1.0) -> App:
-    """An application of one route, `/probe`, with nothing to open."""
-
-    async def nothing() -> None:
-        pass
-
-    settings = Settings()
-    lifecycle = Lifecycle(nothing, lambda: None, nothing)
-    routes = {("GET", "/probe"): route, ("POST", "/probe"): route}
-    return App(routes, Gate(settings, KeyRing([])), lifecycle, body_timeout_s=body_timeout_s)
 
 
 # --- sizes and types -----------------------------------------------------------------------------
@@ -544,13 +531,13 @@ def test_only_an_answer_that_may_change_something_is_made_for_a_client_that_has_
 ) -> None:
     count = 0
 
-    async def slow(_body: bytes, _headers: Headers, _query: str, _caller: Caller) -> Answer:
+    async def slow(_: Request) -> Response:
         nonlocal count
         await asyncio.sleep(0.05)
         count += 1
-        return 200, (), b"{}"
+        return Response(200, (), b"{}")
 
-    with served(app_around(Route(slow, None, largest, needs_service=False))) as client:
+    with served(app_around(Route("probe", slow, None, largest, needs_service=False))) as client:
         client.ask(method, "/probe", body=b"{}" if largest else None, then="leave")
         client.run(asyncio.sleep(0.1))
         assert count == made
@@ -559,9 +546,9 @@ def test_only_an_answer_that_may_change_something_is_made_for_a_client_that_has_
 def test_request_may_take_longer_than_its_body() -> None:
     is_late = asyncio.Event()
 
-    async def slow(_body: bytes, _headers: Headers, _query: str, _caller: Caller) -> Answer:
+    async def slow(_: Request) -> Response:
         await is_late.wait()
-        return 200, (), b"{}"
+        return Response(200, (), b"{}")
 
     async def scenario(client: Client) -> list[int]:
         answer = asyncio.ensure_future(client.request("POST", "/probe", {}))
@@ -569,7 +556,7 @@ def test_request_may_take_longer_than_its_body() -> None:
         is_late.set()
         return [silent.status, (await answer).status]
 
-    route = Route(slow, None, 100, needs_service=False)
+    route = Route("probe", slow, None, 100, needs_service=False)
     with served(app_around(route, body_timeout_s=0.05)) as client:
         assert client.run(scenario(client)) == [408, 200]
 

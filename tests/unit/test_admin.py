@@ -10,7 +10,7 @@ import pytest
 
 from aegis.errors import NotFound, NotReady
 from aegis.server.api.operators import MOST_CHANGES, Admin
-from aegis.server.http.headers import Headers
+from aegis.server.http.messages import Request
 
 
 class Blocked:
@@ -35,21 +35,31 @@ class History:
         return []
 
 
+class Snapshot:
+    version = 1
+
+
+class NoHeaders:
+    def get_all(self, _name: str, /) -> list[str]:
+        return []
+
+    def __contains__(self, _name: str, /) -> bool:
+        return False
+
+
 def test_changes_that_wait_leave_other_threads_free_and_are_not_without_end() -> None:
     changes = Blocked()
-    headers: Any = Headers
-    admin = Admin(deepest=64, snapshot=Any, history=History, changes=changes)  # type: ignore[arg-type]
+    request = Request("reload", b"", NoHeaders())
+    admin = Admin(deepest=64, snapshot=Snapshot, history=History, changes=changes)  # type: ignore[arg-type]
 
     async def scenario() -> None:
-        waiting = [
-            asyncio.ensure_future(admin.reload(b"", headers, "", None)) for _ in range(MOST_CHANGES)
-        ]
+        waiting = [asyncio.ensure_future(admin.reload(request)) for _ in range(MOST_CHANGES)]
         await asyncio.sleep(0)
         with pytest.raises(NotReady, match="wait already"):
-            await admin.reload(b"", headers, "", None)
+            await admin.reload(request)
         async with asyncio.timeout(5):
             assert await asyncio.to_thread(int) == 0
-            assert await admin.versions(b"", headers, "", None) == (200, (), b"[]")
+            assert (await admin.versions(request)).body == b"[]"
         changes.over.set()
         ended = await asyncio.gather(*waiting, return_exceptions=True)
         assert {type(one) for one in ended} == {NotFound}

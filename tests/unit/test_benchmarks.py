@@ -12,6 +12,7 @@ import pytest
 from aegis.bench import deciding, shapes, workload
 from aegis.bench.http import running
 from aegis.errors import ConfigError
+from aegis.server.http.messages import Request, Response
 from aegis_core import DEFAULT_RULE
 from benchmarks import bars, endless, hard, request
 from benchmarks.__main__ import merged
@@ -78,12 +79,11 @@ def test_every_string_of_the_endless_ones_is_new() -> None:
 def test_whole_request_is_one_of_150_bytes_an_action_that_is_answered() -> None:
     body = request.body(100)
     assert 140 < len(body) / request.ACTIONS < 160
-    answered = request.api(100).evaluate(body, request.NO_HEADERS, "", None)
-    assert isinstance(answered, tuple)
-    status, _, answer = answered
-    assert status == 200
-    assert isinstance(answer, bytes)
-    assert answer.count(b'"matched_rule"') == request.ACTIONS
+    response = request.api(100).evaluate(Request("evaluate", body, request.NO_HEADERS))
+    assert isinstance(response, Response)
+    assert response.status == 200
+    assert isinstance(response.body, bytes)
+    assert response.body.count(b'"matched_rule"') == request.ACTIONS
 
 
 def result(rules: int, **ratios: float) -> dict[str, Any]:

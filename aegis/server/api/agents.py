@@ -19,7 +19,7 @@ from aegis.errors import AegisError, Forbidden, InvalidBody, NotReady, StoreErro
 from aegis.execution.enforcer import Enforcer, result_json
 from aegis.policy.decision_point import Decider, Snapshot, decide_all, in_pieces
 from aegis.server.http.headers import Headers, value_of
-from aegis.server.http.kernel import JSON, Answer, Caller, Header
+from aegis.server.http.messages import Caller, Header, Request, Response
 from aegis_core import Action, Batch, Engine
 
 __all__ = ["Api"]
@@ -67,15 +67,15 @@ class Api:
         self._reader = reader
         self._notes_allowed = settings.audit_decisions is AuditDecisions.ALL
 
-    def health(self, _body: bytes, _headers: Headers, _query: str, _caller: Caller) -> Answer:
+    def health(self, _request: Request) -> Response:
         """`GET /health`: the release that answers."""
-        return 200, (), codec.dumps({"status": "ok", "version": __version__})
+        return Response(200, (), codec.dumps({"status": "ok", "version": __version__}))
 
-    def live(self, _body: bytes, _headers: Headers, _query: str, _caller: Caller) -> Answer:
+    def live(self, _request: Request) -> Response:
         """`GET /health/live`: the process answers."""
-        return 200, (), b'{"status":"ok"}'
+        return Response(200, (), b'{"status":"ok"}')
 
-    async def ready(self, _body: bytes, _headers: Headers, _query: str, _caller: Caller) -> Answer:
+    async def ready(self, _request: Request) -> Response:
         """`GET /health/ready`: decisions can be made and recorded."""
         notices = self._notices()
         self._enforcer()
@@ -85,12 +85,11 @@ class Api:
             raise NotReady(str(error)) from error
         self._snapshot()
         # The policy in force is a good one, so the server is ready; but somebody should know.
-        return 200, (), codec.dumps({"status": "ok", **notices})
+        return Response(200, (), codec.dumps({"status": "ok", **notices}))
 
-    def evaluate(
-        self, body: bytes, _headers: Headers, _query: str, caller: Caller
-    ) -> Answer | Awaitable[Answer]:
+    def evaluate(self, request: Request) -> Response | Awaitable[Response]:
         """`POST /api/v1/evaluate`: decide, without executing."""
+        body, caller = request.body, request.caller
         snapshot = self._snapshot()
         engine = snapshot.engine
         if len(body) > LARGE_BYTES:
@@ -110,7 +109,7 @@ class Api:
         answer = engine.evaluate_object_json(asked, body, self._at_once)
         if answer is None:  # it is no plain action, or not one, or takes long
             return self._answer(snapshot, *self._begin(codec.exact(asked, body), engine))
-        return 200, snapshot.headers, answer
+        return Response(200, snapshot.headers, answer)
 
     def _begin(
         self, asked: Any, engine: Engine, key: Key | None = None
@@ -131,19 +130,19 @@ class Api:
 
     def _answer(
         self, snapshot: Snapshot, batch: Batch[bytes], is_batch: bool
-    ) -> Answer | Awaitable[Answer]:
+    ) -> Response | Awaitable[Response]:
         """The decisions of a batch: all by one policy, however long they take."""
         if not self._decider.is_decided_at_once(batch):
             return self._answer_later(snapshot, batch, is_batch)
-        return 200, snapshot.headers, batch.result if is_batch else batch.result[1:-1]
+        return Response(200, snapshot.headers, batch.result if is_batch else batch.result[1:-1])
 
     async def _answer_later(
         self, snapshot: Snapshot, batch: Batch[bytes], is_batch: bool
-    ) -> Answer:
+    ) -> Response:
         whole = await self._decider.aside(decide_all, batch)
-        return 200, snapshot.headers, whole if is_batch else whole[1:-1]
+        return Response(200, snapshot.headers, whole if is_batch else whole[1:-1])
 
-    async def _evaluate_aside(self, body: bytes, caller: Caller, snapshot: Snapshot) -> Answer:
+    async def _evaluate_aside(self, body: bytes, caller: Caller, snapshot: Snapshot) -> Response:
         """`evaluate` where to read the body alone would hold the event loop for long."""
 
         def evaluated() -> bytes:
@@ -156,13 +155,12 @@ class Api:
             batch, is_batch = self._begin(asked, snapshot.engine, caller)
             return decide_all(batch) if is_batch else decide_all(batch)[1:-1]
 
-        return 200, snapshot.headers, await self._decider.aside(evaluated)
+        return Response(200, snapshot.headers, await self._decider.aside(evaluated))
 
-    async def evaluate_noted(
-        self, body: bytes, _headers: Headers, _query: str, caller: Caller
-    ) -> Answer:
+    async def evaluate_noted(self, request: Request) -> Response:
         """`POST /api/v1/evaluate` where decisions are recorded: decide and record."""
-        actions, is_batch = await self._actions(body, caller)
+        caller = request.caller
+        actions, is_batch = await self._actions(request.body, caller)
         snapshot = self._snapshot()
         decisions = await self._decider.decide(snapshot.engine, actions)
         noted = [
@@ -181,10 +179,13 @@ class Api:
             wire.decision(action, decision)
             for action, decision in zip(actions, decisions, strict=True)
         ]
-        return 200, snapshot.headers, b"[%b]" % b",".join(answers) if is_batch else answers[0]
+        return Response(
+            200, snapshot.headers, b"[%b]" % b",".join(answers) if is_batch else answers[0]
+        )
 
-    async def execute(self, body: bytes, headers: Headers, _query: str, caller: Caller) -> Answer:
+    async def execute(self, request: Request) -> Response:
         """`POST /api/v1/execute`: decide, approve, execute, audit."""
+        body, headers, caller = request.body, request.headers, request.caller
         actions, is_batch = await self._actions(body, caller)
         key_name = None if caller is None else caller.name
         claim = None
@@ -195,7 +196,9 @@ class Api:
         results: list[bytes] = []
         async for piece in in_pieces(done):
             results += [result_json(result) for result in piece]
-        return 200, snapshot.headers, b"[%b]" % b",".join(results) if is_batch else results[0]
+        return Response(
+            200, snapshot.headers, b"[%b]" % b",".join(results) if is_batch else results[0]
+        )
 
     async def _actions(self, body: bytes, caller: Caller) -> tuple[list[Action], bool]:
         """The actions of a body, as its caller may ask for them, and whether it is a batch."""
@@ -220,26 +223,24 @@ class Api:
             ]
         return actions, is_batch
 
-    async def audit_head(
-        self, _body: bytes, _headers: Headers, _query: str, _caller: Caller
-    ) -> Answer:
+    async def audit_head(self, _request: Request) -> Response:
         """`GET /api/v1/audit/head`: the newest link of the chain."""
-        return 200, (), codec.dumps(await self._reader().head())
+        return Response(200, (), codec.dumps(await self._reader().head()))
 
-    async def audit(self, _body: bytes, headers: Headers, query: str, _caller: Caller) -> Answer:
+    async def audit(self, request: Request) -> Response:
         """`GET /api/v1/audit`: records, oldest first."""
-        wanted, reader = read_filter(query), self._reader()
-        as_lines = LINES[1] in (value_of(headers, "accept") or "")
+        wanted, reader = read_filter(request.query), self._reader()
+        as_lines = LINES[1] in (value_of(request.headers, "accept") or "")
         async with reader.turn():
             pages = reader.pages(wanted)
             # The first page is read before anything is sent, so that a failure has its status.
             first: list[dict[str, Any]] = await anext(pages, [])
             second = None if as_lines else await anext(pages, None)
         if as_lines:
-            return 200, (LINES,), _lines(first, pages)
+            return Response(200, (), _lines(first, pages), LINES)
         if second is None:
-            return 200, (), codec.dumps(first)
-        return 200, (JSON,), _streamed(first, second, pages)
+            return Response(200, (), codec.dumps(first))
+        return Response(200, (), _streamed(first, second, pages))
 
 
 def _idempotency_key(headers: Headers) -> str:

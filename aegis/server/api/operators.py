@@ -17,16 +17,10 @@ from aegis.policy.compiled_cache import Buffer, PolicyText
 from aegis.policy.decision_point import Snapshot
 from aegis.policy.history import PolicyHistory
 from aegis.policy.rollout import InForce
-from aegis.server.http.headers import Headers, value_of
-from aegis.server.http.kernel import (
-    JSON,
-    LARGEST_WHOLE_BYTES,
-    Answer,
-    Caller,
-    Handler,
-    Header,
-    problems_json,
-)
+from aegis.server.http.headers import value_of
+from aegis.server.http.kernel import MAX_WHOLE_BYTES
+from aegis.server.http.messages import Header, Request, Response, not_modified
+from aegis.server.http.refusals import problems_json
 
 __all__ = ["LONGEST_NOTE", "MOST_VERSIONS", "Admin", "Change", "Changes"]
 
@@ -106,7 +100,7 @@ class Admin:
         for threads in (self._changing, self._reading):
             threads.shutdown(wait=False, cancel_futures=True)
 
-    async def _change(self, change: Callable[..., InForce], *arguments: Any) -> Answer:
+    async def _change(self, change: Callable[..., InForce], *arguments: Any) -> Response:
         if self._waiting >= MOST_CHANGES:
             raise NotReady(f"{MOST_CHANGES} changes of the policy wait already; try again")
         self._waiting += 1
@@ -122,62 +116,68 @@ class Admin:
     # Everything here runs in a thread: other requests go on while a large policy is read, parsed
     # or written, and while the disk is waited for.
 
-    async def policy(self, _body: bytes, _headers: Headers, _query: str, _caller: Caller) -> Answer:
+    async def policy(self, request: Request) -> Response:
         """`GET /api/v1/policy`: the policy in force."""
         snapshot = self._snapshot()
+        etag = _etag(snapshot.version)
+        if response := not_modified(request, etag, snapshot.headers):
+            return response
         members = snapshot.compiled.members, codec.dumps(snapshot.stored.as_json())[1:-1]
         content = _with_source(members, self._history(), snapshot.version)
-        return await _answered(content, *snapshot.headers, _tag(snapshot.version))
+        return await _response(content, *snapshot.headers, ("etag", etag))
 
-    async def put_policy(self, body: bytes, headers: Headers, query: str, caller: Caller) -> Answer:
+    async def put_policy(self, request: Request) -> Response:
         """`PUT /api/v1/policy`: validate, compile, store, switch."""
 
         def put() -> InForce:
-            change = _change(headers, caller, _note_of(query))
-            media_type = value_of(headers, "content-type") or ""
-            return self._changes.put(compile_body(media_type, body, self._deepest), change)
+            change = _change(request, _note_of(request.query))
+            media_type = value_of(request.headers, "content-type") or ""
+            return self._changes.put(compile_body(media_type, request.body, self._deepest), change)
 
         return await self._change(put)
 
-    async def rollback(self, body: bytes, headers: Headers, _query: str, caller: Caller) -> Answer:
+    async def rollback(self, request: Request) -> Response:
         """`POST /api/v1/policy/rollback`: put an earlier version into force again."""
-        version, note = _rollback_of(codec.loads(body, self._deepest))
-        codec.refuse_repeated(body)
-        change = _change(headers, caller, note)
+        version, note = _rollback_of(codec.loads(request.body, self._deepest))
+        codec.refuse_repeated(request.body)
+        change = _change(request, note)
         return await self._change(self._changes.rollback, version, change)
 
-    async def reload(self, _body: bytes, _headers: Headers, _query: str, _caller: Caller) -> Answer:
+    async def reload(self, _request: Request) -> Response:
         """`POST /api/v1/policy/reload`: load the policy file again."""
         return await self._change(self._changes.reload)
 
-    async def versions(
-        self, _body: bytes, _headers: Headers, query: str, _caller: Caller
-    ) -> Answer:
+    async def versions(self, request: Request) -> Response:
         """`GET /api/v1/policy/versions`: what was ever in force, newest first."""
-        bounds = _bounds_of(query)
+        bounds = _bounds_of(request.query)
+        # Before the page is read: a version that comes meanwhile makes the tag older than the page.
+        etag = _etag(self._snapshot().version)
+        if response := not_modified(request, etag):
+            return response
         page = await self._read(lambda: self._history().page(**bounds))
-        return 200, (), codec.dumps([version.as_json() for version in page])
+        listed = codec.dumps([version.as_json() for version in page])
+        return Response(200, (("etag", etag),), listed)
 
-    def version(self, item: str) -> Handler:
+    async def version(self, request: Request) -> Response:
         """`GET /api/v1/policy/versions/{version}`: one version, with its text."""
-
-        async def answered(_b: bytes, _h: Headers, _query: str, _caller: Caller) -> Answer:
-            number = _number(item)
-            if number is None:
-                raise NotFound(f"there is no policy version {shown(item)}; use a number")
-            history = self._history()
-            found = await self._read(history.find, number)
-            start = codec.dumps(found.as_json())[1:-1]
-            return await _answered(_with_source((start,), history, number))
-
-        return answered
-
-
-def _tag(version: int) -> Header:
-    return ("etag", f'"{version}"')
+        text = request.parameters["version"]
+        number = _number(text)
+        if number is None:
+            raise NotFound(f"there is no policy version {shown(text)}; use a number")
+        history = self._history()
+        version = await self._read(history.find, number)
+        etag = _etag(number)
+        if response := not_modified(request, etag):
+            return response
+        start = codec.dumps(version.as_json())[1:-1]
+        return await _response(_with_source((start,), history, number), ("etag", etag))
 
 
-def _updated(in_force: InForce) -> Answer:
+def _etag(version: int) -> str:
+    return f'"{version}"'
+
+
+def _updated(in_force: InForce) -> Response:
     snapshot = in_force.snapshot
     answer = {
         "status": "updated",
@@ -188,7 +188,8 @@ def _updated(in_force: InForce) -> Answer:
         "workers": in_force.workers,
         "warnings": problems_json(snapshot.compiled.warnings),
     }
-    return 200, (*snapshot.headers, _tag(snapshot.version)), codec.dumps(answer)
+    headers = (*snapshot.headers, ("etag", _etag(snapshot.version)))
+    return Response(200, headers, codec.dumps(answer))
 
 
 async def _with_source(
@@ -209,16 +210,16 @@ async def _with_source(
     yield b'"}'
 
 
-async def _answered(content: AsyncIterator[bytes], *headers: Header) -> Answer:
-    """The answer of a content, whole where it is small."""
+async def _response(content: AsyncIterator[bytes], *headers: Header) -> Response:
+    """The response with a body that comes in pieces, whole if it is small."""
     first: list[bytes] = []
     size = 0
     async for part in content:
         first.append(part)
         size += len(part)
-        if size > LARGEST_WHOLE_BYTES:
-            return 200, (JSON, *headers), _chained(first, content)
-    return 200, headers, b"".join(first)
+        if size > MAX_WHOLE_BYTES:
+            return Response(200, headers, _chained(first, content))
+    return Response(200, headers, b"".join(first))
 
 
 async def _chained(first: list[bytes], rest: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
@@ -231,8 +232,9 @@ async def _chained(first: list[bytes], rest: AsyncIterator[bytes]) -> AsyncItera
 # --- what is asked -------------------------------------------------------------------------------
 
 
-def _change(headers: Headers, caller: Caller, note: str | None) -> Change:
-    condition = value_of(headers, "if-match")
+def _change(request: Request, note: str | None) -> Change:
+    caller = request.caller
+    condition = value_of(request.headers, "if-match")
     tags = None if condition is None else tuple(tag.strip() for tag in condition.split(","))
     return Change(None if caller is None else caller.name, note, tags)
 

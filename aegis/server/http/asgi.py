@@ -8,24 +8,29 @@ from asyncio import current_task
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from functools import lru_cache
 from itertools import chain
+from time import perf_counter_ns
 from typing import Any
 
 from aegis.errors import NotReady
-from aegis.server.http.connections import UNREAD_TIMEOUT_S
-from aegis.server.http.kernel import (
-    LARGEST_WHOLE_BYTES,
+from aegis.server.http.body import (
     PLAIN_JSON,
-    Header,
-    Kernel,
-    Route,
-    broken_off,
     check_declared,
-    check_headers_size,
-    declared_size,
-    made_for,
-    pieces_of,
-    too_large,
+    declared_length,
+    incomplete_body,
+    oversized_body,
 )
+from aegis.server.http.connections import UNREAD_TIMEOUT_S
+from aegis.server.http.headers import HeaderNames, check_headers_size
+from aegis.server.http.kernel import (
+    MAX_WHOLE_BYTES,
+    NO_RESPONSE,
+    Kernel,
+    call_hook,
+    chunks_of,
+    response_of,
+)
+from aegis.server.http.messages import NO_PARAMETERS, Header, Request, Response
+from aegis.server.http.routing import UNMATCHED, Route
 
 __all__ = ["Asgi"]
 
@@ -35,7 +40,6 @@ RawHeader = tuple[bytes, bytes]
 
 _log = logging.getLogger("aegis.server")
 
-_JSON: RawHeader = (b"content-type", b"application/json")
 _LENGTHS: list[RawHeader] = [(b"content-length", b"%d" % length) for length in range(1024)]
 
 
@@ -44,89 +48,87 @@ class Asgi(Kernel):
 
     _loop: Any = object()  # where requests are served: nowhere so far
 
-    async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:  # noqa: C901 - below
+    async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:
         """Serve one request, or the life cycle."""
         if scope["type"] != "http":
             await self._serve_other(scope, receive, send)
             return
-        # The way of every request: what stands here costs more than the decision, so each line
-        # counts, and nothing is taken out into a coroutine of its own.
         headers = _Headers(scope["headers"])
         joined = headers.joined_names()
         names = self._names.get(joined) or self._names_of(joined)
         request_id = self._request_id(headers) if names.has_request_id else next(self._request_ids)
-        method = scope["method"]
+        method, head = scope["method"], _Head(scope)
+        route, parameters, response = UNMATCHED, NO_PARAMETERS, NO_RESPONSE
+        started_ns = 0 if self._on_end is None else perf_counter_ns()
         try:
-            if not names.is_usual:
-                check_headers_size(headers.size())
-            head = _Head(scope)
-            path = head.path
-            route = self._routes.get((method, path)) or self._route(
-                method, path, scope.get("root_path", "")
-            )
-            caller = self._admit(route.permission, headers, names, head)
-            if route.largest_body_bytes and (
-                names.is_encoded or headers.get_all("content-type") != PLAIN_JSON
-            ):
-                check_declared(route, headers)
-            body = b""
-            largest = route.largest_body_bytes
-            if largest:
-                length = headers.get_all("content-length")
-                declared = -1
-                if length:
-                    said = ", ".join(length)
-                    declared = self._sizes.get(said) or declared_size(said, route)
-                task = current_task(self._loop) or self._begin()
-                self._deadlines.waiting[task] = self._deadlines.tick
-                try:
-                    message = await receive()
-                    if message["type"] != "http.request":
-                        raise broken_off()
-                    body = message.get("body", b"")
-                    # granian says that more comes even where the whole body is here, and asking
-                    # for the rest would cost as much again: the declared length settles it
-                    # unless the body is chunked (RFC 9112 section 6.3).
-                    if message.get("more_body", False) and (
-                        len(body) != declared or names.is_chunked
-                    ):
-                        body = await _rest(body, receive, route)
-                except asyncio.CancelledError:
-                    self._end_of(task)
-                    raise
-                finally:
-                    del self._deadlines.waiting[task]
-                if len(body) > largest:
-                    raise too_large(route)
-            query = (
-                scope["query_string"].decode("latin-1") if not largest or route.takes_query else ""
-            )
-            if route.needs_service and not self._lifecycle.is_open:
-                await self._lifecycle.open()
-            answer = route.handler(body, headers, query, caller)
-            made = (
-                answer
-                if isinstance(answer, tuple)
-                else await made_for(method, answer, lambda: _hung_up(receive))
-            )
-            status, more, content = made
-        except Exception as error:  # noqa: BLE001 - the edge: no failure may end the connection unsaid
-            status, more, content = self._refusal(error, request_id)
-        sent = [(b"x-request-id", request_id.encode()), *_raw(tuple(more))]
-        if isinstance(content, bytes):
-            sent.append(_JSON)
-        if type(content) is not bytes or len(content) > LARGEST_WHOLE_BYTES or method == "HEAD":
-            await _send_other(receive, send, status, sent, content, method)
-            return
-        size = len(content)
-        sent.append(_LENGTHS[size] if size < len(_LENGTHS) else _length(size))
-        await send({"type": "http.response.start", "status": status, "headers": sent})
-        await send({"type": "http.response.body", "body": content})
+            try:
+                found = self._by_path.get((method, head.path))
+                if found is None:
+                    root = scope.get("root_path", "")
+                    route, parameters = self.routes.match(method, head.path, root)
+                else:
+                    route = found
+                if not names.is_usual:
+                    check_headers_size(headers.size())
+                caller = self._admit(route.permission, headers, names, head)
+                takes_body = route.max_body_bytes
+                body = (
+                    await self._receive_body(receive, headers, names, route) if takes_body else b""
+                )
+                is_asked = not takes_body or route.takes_query
+                query = scope["query_string"].decode("latin-1") if is_asked else ""
+                if route.needs_service and not self._lifecycle.is_open:
+                    await self._lifecycle.open()
+                answer = route.handler(
+                    Request(route.name, body, headers, query, caller, request_id, parameters)
+                )
+                if isinstance(answer, Response):
+                    response = answer
+                else:
+                    response = await response_of(method, answer, lambda: _client_left(receive))
+            except Exception as error:  # noqa: BLE001 - the edge: no failure may end the connection unsaid
+                response = self._refusal(error, request_id)
+            await _send(receive, send, method, response, request_id)
+        finally:
+            if self._on_end is not None:
+                call_hook(self._on_end, route, method, response.status, started_ns)
 
-    def _begin(self) -> asyncio.Task[Any] | None:
-        """The present task, where the loop is not the one that was served before."""
+    async def _receive_body(
+        self, receive: Receive, headers: _Headers, names: HeaderNames, route: Route
+    ) -> bytes:
+        """The whole body, within its limit and its time."""
+        if names.is_encoded or headers.get_all("content-type") != PLAIN_JSON:
+            check_declared(route, headers)
+        lengths = headers.get_all("content-length")
+        declared = -1
+        if lengths:
+            text = ", ".join(lengths)
+            declared = self._known_lengths.get(text) or declared_length(text, route)
+        task = current_task(self._loop) or self._start()
+        self._deadlines.waiting[task] = self._deadlines.tick
+        try:
+            message = await receive()
+            if message["type"] != "http.request":
+                raise incomplete_body()
+            body: bytes = message.get("body", b"")
+            # granian says that more comes even if the whole body is here, and asking for the rest
+            # would cost as much again: the declared length settles it unless the body is chunked
+            # (RFC 9112 section 6.3).
+            if message.get("more_body", False) and (len(body) != declared or names.is_chunked):
+                body = await _rest(body, receive, route)
+        except asyncio.CancelledError:
+            self._deadlines.check(task)
+            raise
+        finally:
+            del self._deadlines.waiting[task]
+        if len(body) > route.max_body_bytes:
+            raise oversized_body(route)
+        return body
+
+    def _start(self) -> asyncio.Task[Any] | None:
+        """The present task, on a loop other than the one that was served before."""
         self._loop = asyncio.get_running_loop()
-        self._deadlines.begin(self._loop)
+        self._deadlines.start(self._loop)
         return current_task()
 
     async def _serve_other(self, scope: Any, receive: Receive, send: Send) -> None:
@@ -222,54 +224,61 @@ def _length(size: int) -> RawHeader:
     return (b"content-length", b"%d" % size)
 
 
-async def _send_other(
-    receive: Receive,
-    send: Send,
-    status: int,
-    headers: list[RawHeader],
-    content: bytes | AsyncIterator[bytes],
-    method: str,
+async def _send(
+    receive: Receive, send: Send, method: str, response: Response, request_id: str
 ) -> None:
-    """Send an answer that is streamed or large, or whose body is left out."""
+    content = response.body
+    headers = [(b"x-request-id", request_id.encode()), *_raw(tuple(response.headers))]
+    if content is not None:
+        headers += _raw((response.content_type,))
     if isinstance(content, bytes):
-        headers.append(_length(len(content)))
-        content = pieces_of(content)
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    if method != "HEAD":
-        gone = asyncio.create_task(_hung_up(receive))
-        try:
-            async for part in content:
-                if gone.done():
-                    return
-                message = {"type": "http.response.body", "body": part, "more_body": True}
-                await asyncio.wait_for(send(message), UNREAD_TIMEOUT_S)
-        except TimeoutError:
-            _log.warning("a client that took nothing for %g s was let go", UNREAD_TIMEOUT_S)
-            return  # without an end, so that what it has cannot be taken for whole
-        finally:
-            gone.cancel()
+        size = len(content)
+        headers.append(_LENGTHS[size] if size < len(_LENGTHS) else _length(size))
+    await send({"type": "http.response.start", "status": response.status, "headers": headers})
+    if content is None or method == "HEAD":
+        await send({"type": "http.response.body", "body": b""})
+    elif isinstance(content, bytes) and len(content) <= MAX_WHOLE_BYTES:
+        await send({"type": "http.response.body", "body": content})
+    else:
+        chunks = chunks_of(content) if isinstance(content, bytes) else content
+        await _send_chunks(receive, send, chunks)
+
+
+async def _send_chunks(receive: Receive, send: Send, chunks: AsyncIterator[bytes]) -> None:
+    gone = asyncio.create_task(_client_left(receive))
+    try:
+        async for chunk in chunks:
+            if gone.done():
+                return
+            message = {"type": "http.response.body", "body": chunk, "more_body": True}
+            await asyncio.wait_for(send(message), UNREAD_TIMEOUT_S)
+    except TimeoutError:
+        _log.warning("a client that took nothing for %g s was let go", UNREAD_TIMEOUT_S)
+        return  # without an end, so that what it has cannot be taken for whole
+    finally:
+        gone.cancel()
     await send({"type": "http.response.body", "body": b""})
 
 
-async def _hung_up(receive: Receive) -> None:
+async def _client_left(receive: Receive) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
 
 
 async def _rest(start: bytes, receive: Receive, route: Route) -> bytes:
-    largest = route.largest_body_bytes
+    limit = route.max_body_bytes
     parts = [start]
     size = len(start)
     while True:
-        if size > largest:
-            raise too_large(route)
+        if size > limit:
+            raise oversized_body(route)
         message = await receive()
         if message["type"] != "http.request":
-            raise broken_off()
+            raise incomplete_body()
         part = message.get("body", b"")
         parts.append(part)
         size += len(part)
         if not message.get("more_body", False):
-            if size > largest:
-                raise too_large(route)
+            if size > limit:
+                raise oversized_body(route)
             return b"".join(parts)

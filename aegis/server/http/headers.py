@@ -6,7 +6,20 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Protocol, Self
 
-__all__ = ["UNREADABLE", "Head", "HeaderNames", "Headers", "value_of"]
+from aegis.errors import HeadersTooLarge
+
+__all__ = [
+    "MAX_HEADERS_BYTES",
+    "UNREADABLE",
+    "Head",
+    "HeaderNames",
+    "Headers",
+    "check_headers_size",
+    "value_of",
+]
+
+MAX_HEADERS_BYTES = 64 * 1024
+"""Of all names and values of a request's headers together."""
 
 UNREADABLE = "\xff"
 """Stands for a value that the server cannot give as text; equal to nothing that is sought."""
@@ -112,3 +125,15 @@ def value_of(headers: Headers, name: str) -> str | None:
     if values:
         return ", ".join(values)
     return UNREADABLE if name in headers else None
+
+
+def check_headers_size(size: int) -> None:
+    """See that the headers of a request are within their limit.
+
+    Raises:
+        HeadersTooLarge: They are not.
+    """
+    if size > MAX_HEADERS_BYTES:
+        raise HeadersTooLarge(
+            f"the headers are over {MAX_HEADERS_BYTES} bytes together; send less of them"
+        )

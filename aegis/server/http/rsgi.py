@@ -7,37 +7,31 @@ connections, since a stand-in can only repeat what was found out about granian.
 from __future__ import annotations
 
 import asyncio
-import fcntl
-import logging
-import os
-import struct
-import termios
 from asyncio import CancelledError, current_task
-from collections.abc import AsyncIterator
+from time import perf_counter_ns
 from typing import Any
 
-from aegis.server.http.kernel import (
-    JSON,
-    LARGEST_WHOLE_BYTES,
+from aegis.server.http.body import (
     PLAIN_JSON,
-    Header,
-    Kernel,
-    Route,
-    broken_off,
     check_declared,
-    check_headers_size,
-    declared_size,
-    made_for,
-    pieces_of,
-    too_large,
+    declared_length,
+    incomplete_body,
+    oversized_body,
 )
+from aegis.server.http.headers import HeaderNames, Headers, check_headers_size
+from aegis.server.http.kernel import (
+    MAX_WHOLE_BYTES,
+    NO_RESPONSE,
+    Kernel,
+    call_hook,
+    chunks_of,
+    response_of,
+)
+from aegis.server.http.messages import NO_PARAMETERS, Header, Request, Response
+from aegis.server.http.routing import UNMATCHED, Route
+from aegis.server.http.rsgi_stream import send_stream
 
 __all__ = ["Rsgi"]
-
-_log = logging.getLogger("aegis.server")
-
-_LOOK_AGAIN_S = 0.001
-_OPENING_S = 5.0
 
 
 class Rsgi(Kernel):
@@ -52,7 +46,7 @@ class Rsgi(Kernel):
         # The loop must not run in vain: granian would forget a signal to stop that it meets here.
         if not self._lifecycle.is_open:
             loop.run_until_complete(self._lifecycle.open())
-        self._deadlines.begin(loop)
+        self._deadlines.start(loop)
 
     def __rsgi_del__(self, loop: asyncio.AbstractEventLoop) -> None:
         """Close it, after the last request."""
@@ -61,69 +55,81 @@ class Rsgi(Kernel):
 
     async def __rsgi__(self, scope: Any, proto: Any) -> None:
         """Serve one request."""
-        # The way of every request, on which the common case of each step stands in place: a call
-        # costs as much as the step itself. Each touch of the scope and the headers is one as well,
+        # The way of every request. Each touch of the scope and of its headers is a call into granian,
         # and the scope's headers are copied each time.
         headers = scope.headers
         joined = "\n".join(headers.keys())
         names = self._names.get(joined) or self._names_of(joined)
         request_id = self._request_id(headers) if names.has_request_id else next(self._request_ids)
+        method, path = scope.method, scope.path
+        route, parameters, response = UNMATCHED, NO_PARAMETERS, NO_RESPONSE
+        started_ns = 0 if self._on_end is None else perf_counter_ns()
         self._running += 1
         try:
             try:
+                found = self._by_path.get((method, path))
+                if found is None:
+                    route, parameters = self.routes.match(method, path)
+                else:
+                    route = found
                 if not names.is_usual:  # to look at the values of all requests would cost too much
                     check_headers_size(len(joined) + len("".join(headers.values())))
-                method, path = scope.method, scope.path
-                route = self._routes.get((method, path)) or self._route(method, path)
                 caller = self._admit(route.permission, headers, names, scope)
-                body = b""
-                largest = route.largest_body_bytes
-                if largest:
-                    if names.is_encoded or headers.get_all("content-type") != PLAIN_JSON:
-                        check_declared(route, headers)
-                    length = headers.get_all("content-length")
-                    if length:
-                        said = ", ".join(length)
-                        declared = self._sizes.get(said) or declared_size(said, route)
-                        waiter = proto()
-                        waiting = self._deadlines.waiting
-                        waiting[waiter] = self._deadlines.tick
-                        try:
-                            body = await waiter
-                        except CancelledError:
-                            self._end_of(waiter)
-                            raise
-                        except RuntimeError:  # granian's, which only the runner may import
-                            raise broken_off() from None
-                        finally:
-                            del waiting[waiter]
-                            # INVARIANT: no native awaitable stays in a frame of which an error may hold
-                            # the traceback: it holds the error, and the collector cannot see that.
-                            del waiter
-                        if len(body) != declared:
-                            raise too_large(route) if len(body) > largest else broken_off()
-                    elif names.is_chunked:
-                        body = await self._chunks(proto, route)
-                query = scope.query_string if not largest or route.takes_query else ""
+                takes_body = route.max_body_bytes
+                body = await self._read_body(proto, headers, names, route) if takes_body else b""
+                query = scope.query_string if not takes_body or route.takes_query else ""
                 if route.needs_service and not self._lifecycle.is_open:
                     await self._lifecycle.open()
-                answer = route.handler(body, headers, query, caller)
-                made = (
-                    answer
-                    if isinstance(answer, tuple)
-                    else await made_for(method, answer, proto.client_disconnect)
+                answer = route.handler(
+                    Request(route.name, body, headers, query, caller, request_id, parameters)
                 )
-                status, more, content = made
+                if isinstance(answer, Response):
+                    response = answer
+                else:
+                    response = await response_of(method, answer, proto.client_disconnect)
             except Exception as error:  # noqa: BLE001 - the edge: no failure may end the connection unsaid
-                status, more, content = self._refusal(error, request_id)
-            if type(content) is bytes and len(content) <= LARGEST_WHOLE_BYTES:
-                # The server adds the length, and leaves the body out where the method is HEAD.
-                proto.response_bytes(status, [JSON, ("x-request-id", request_id), *more], content)
+                response = self._refusal(error, request_id)
+            content = response.body
+            if type(content) is bytes and len(content) <= MAX_WHOLE_BYTES:
+                # The server adds the length, and leaves the body out if the method is HEAD.
+                sent = [response.content_type, ("x-request-id", request_id), *response.headers]
+                proto.response_bytes(response.status, sent, content)
             else:
-                sent = [("x-request-id", request_id), *more]
-                await _send_large(proto, scope.method, status, sent, content)
+                await _send_other(proto, method, response, request_id)
         finally:
             self._running -= 1
+            if self._on_end is not None:
+                call_hook(self._on_end, route, method, response.status, started_ns)
+
+    async def _read_body(
+        self, proto: Any, headers: Headers, names: HeaderNames, route: Route
+    ) -> bytes:
+        """The whole body, within its limit and its time."""
+        if names.is_encoded or headers.get_all("content-type") != PLAIN_JSON:
+            check_declared(route, headers)
+        lengths = headers.get_all("content-length")
+        if not lengths:
+            return await self._chunks(proto, route) if names.is_chunked else b""
+        text = ", ".join(lengths)
+        declared = self._known_lengths.get(text) or declared_length(text, route)
+        waiting = self._deadlines.waiting
+        waiter = proto()
+        waiting[waiter] = self._deadlines.tick
+        try:
+            body: bytes = await waiter
+        except CancelledError:
+            self._deadlines.check(waiter)
+            raise
+        except RuntimeError:  # granian's, which only the runner may import
+            raise incomplete_body() from None
+        finally:
+            del waiting[waiter]
+            # INVARIANT: no native awaitable stays in a frame of which an error may hold the
+            # traceback: it holds the error, and the collector cannot see that.
+            del waiter
+        if len(body) != declared:
+            raise oversized_body(route) if len(body) > route.max_body_bytes else incomplete_body()
+        return body
 
     async def _chunks(self, proto: Any, route: Route) -> bytes:
         """A body that comes without a length."""
@@ -136,104 +142,32 @@ class Rsgi(Kernel):
                 parts.append(part)
                 size += len(part)
                 ends += not part
-                if size > route.largest_body_bytes:
-                    raise too_large(route)
+                if size > route.max_body_bytes:
+                    raise oversized_body(route)
         except CancelledError:
-            self._end_of(task)
+            self._deadlines.check(task)
             raise
         finally:
             del self._deadlines.waiting[task]
-        # A whole body ends with one empty part. Where the client goes before that, or its chunks
-        # make no sense, granian says nothing, but gives an empty part for the failure too.
+        # A whole body ends with one empty part. If the client goes before that, or its chunks make
+        # no sense, granian gives an empty part for the failure too, and nothing else tells of it.
         if ends != 1:
-            raise broken_off()
+            raise incomplete_body()
         return b"".join(parts)
 
 
-async def _send_large(
-    proto: Any,
-    method: str,
-    status: int,
-    headers: list[Header],
-    content: bytes | AsyncIterator[bytes],
-) -> None:
-    """Send an answer as it comes, or piece by piece."""
+async def _send_other(proto: Any, method: str, response: Response, request_id: str) -> None:
+    """Send a response that is streamed or large, or has no body."""
+    content = response.body
+    headers: list[Header] = [("x-request-id", request_id), *response.headers]
+    if content is None:
+        proto.response_empty(response.status, headers)
+        return
+    headers.append(response.content_type)
     if isinstance(content, bytes):
-        headers += [JSON, ("content-length", str(len(content)))]
-        content = pieces_of(content)
+        headers.append(("content-length", str(len(content))))
+        content = chunks_of(content)
     if method == "HEAD":
-        proto.response_empty(status, headers)
+        proto.response_empty(response.status, headers)
         return
-    await _send_stream(proto, status, headers, content)
-
-
-async def _send_stream(
-    proto: Any, status: int, headers: list[Header], content: AsyncIterator[bytes]
-) -> None:
-    """Send an answer as it comes, no faster than the client takes it.
-
-    RSGI's own streams take everything at once and keep it in memory. A file does not: granian reads
-    it as the client takes it. So it is given a pipe to read, which holds 64 KiB and no more.
-    """
-    first = await anext(content, b"")
-    if not first:  # a pipe that is never filled would be gone before granian opens it
-        proto.response_bytes(status, headers, b"")
-        return
-    gone = asyncio.ensure_future(proto.client_disconnect())
-    reader, writer = os.pipe()
-    try:
-        os.set_blocking(writer, False)
-        proto.response_file(status, headers, f"/proc/self/fd/{reader}")
-        part: bytes | None = first
-        while part is not None:
-            rest = memoryview(part)
-            while rest:
-                try:
-                    size = os.write(writer, rest)
-                except BlockingIOError:
-                    await _writable(writer)
-                    continue
-                rest = rest[size:]
-                if reader >= 0:
-                    if not await _is_opened(reader, size, gone):
-                        if not gone.done():
-                            _log.warning("an answer was not sent: /proc cannot be read")
-                        return
-                    # From now on granian alone can read it, so that writing fails when the client
-                    # has gone.
-                    os.close(reader)
-                    reader = -1
-            part = await anext(content, None)
-    except BrokenPipeError:
-        pass  # the client has gone
-    finally:
-        gone.cancel()
-        if reader >= 0:
-            os.close(reader)
-        os.close(writer)
-
-
-async def _is_opened(reader: int, size: int, gone: asyncio.Future[None]) -> bool:
-    """Whether granian reads from a pipe in which there are so many bytes, in a time that is ample."""
-    loop = asyncio.get_running_loop()
-    deadline = loop.time() + _OPENING_S
-    while _unread_bytes(reader) == size:
-        if gone.done() or loop.time() > deadline:
-            return False
-        await asyncio.sleep(_LOOK_AGAIN_S)
-    return True
-
-
-def _unread_bytes(pipe: int) -> int:
-    found = fcntl.ioctl(pipe, termios.FIONREAD, struct.pack("i", 0))
-    return int(struct.unpack("i", found)[0])
-
-
-async def _writable(pipe: int) -> None:
-    loop = asyncio.get_running_loop()
-    is_writable = asyncio.Event()
-    loop.add_writer(pipe, is_writable.set)
-    try:
-        await is_writable.wait()
-    finally:
-        loop.remove_writer(pipe)
+    await send_stream(proto, response.status, headers, content)

@@ -12,8 +12,7 @@ from aegis.audit.filters import LARGEST_ID, LARGEST_LIMIT
 from aegis.codec import dumps
 from aegis.config import Settings
 from aegis.server.api.operators import LONGEST_NOTE, MOST_VERSIONS
-from aegis.server.http.headers import Headers
-from aegis.server.http.kernel import Answer, Caller
+from aegis.server.http.messages import Request, Response
 from aegis_core import Approval, RiskLevel
 
 __all__ = ["ERRORS", "document", "handler"]
@@ -454,7 +453,7 @@ _ERROR_HEADERS: dict[int, Schema] = {
 
 _ETAG = {
     "ETag": {
-        "description": "The version in quotes, for `If-Match`.",
+        "description": "The version in quotes, for `If-Match` and `If-None-Match`.",
         "required": True,
         "schema": {"type": "string", "pattern": '^"[1-9][0-9]*"$'},
     }
@@ -474,6 +473,16 @@ def _answer(
     if lines is not None:
         content["application/x-ndjson"] = {"schema": lines}
     return {"description": description, "headers": headers, "content": content}
+
+
+def _unchanged(headers: Schema) -> Schema:
+    """The response to a client that has the representation already."""
+    return {
+        "304": {
+            "description": "The client has it already.",
+            "headers": _REQUEST_ID | _ETAG | headers,
+        }
+    }
 
 
 def _refusals(*statuses: int) -> Schema:
@@ -556,6 +565,14 @@ _IDEMPOTENCY_KEY = {
     " nothing is executed, and the answer is that of the first time, as the audit has it.",
 }
 
+_IF_NONE_MATCH = {
+    "name": "If-None-Match",
+    "in": "header",
+    "required": False,
+    "schema": _TEXT,
+    "description": 'What the client has: the `ETag` of an earlier response, as in `"7"`.',
+}
+
 _IF_MATCH = {
     "name": "If-Match",
     "in": "header",
@@ -620,8 +637,10 @@ OPERATIONS: dict[tuple[str, str], Schema] = {
     ("GET", "/api/v1/policy"): {
         "operationId": "policy",
         "summary": "The policy in force",
+        "parameters": [_IF_NONE_MATCH],
         "responses": {
             "200": _answer("It.", _ref("PolicyInForce"), versioned=True, tagged=True),
+            **_unchanged(_POLICY_VERSION),
             **_refusals(401, 503),
         },
     },
@@ -660,6 +679,7 @@ OPERATIONS: dict[tuple[str, str], Schema] = {
         "operationId": "policyVersions",
         "summary": "All versions of the policy, newest first",
         "parameters": [
+            _IF_NONE_MATCH,
             _parameter("before", _ID, "With a smaller number."),
             _parameter(
                 "limit",
@@ -668,7 +688,8 @@ OPERATIONS: dict[tuple[str, str], Schema] = {
             ),
         ],
         "responses": {
-            "200": _answer("The first is in force.", _list_of("PolicyVersion")),
+            "200": _answer("The first is in force.", _list_of("PolicyVersion"), tagged=True),
+            **_unchanged({}),
             **_refusals(400, 401, 503),
         },
     },
@@ -676,15 +697,17 @@ OPERATIONS: dict[tuple[str, str], Schema] = {
         "operationId": "policyVersion",
         "summary": "One version, with its text",
         "parameters": [
+            _IF_NONE_MATCH,
             {
                 "name": "version",
                 "in": "path",
                 "required": True,
                 "schema": {"type": "integer", "minimum": 1, "maximum": LARGEST_ID},
-            }
+            },
         ],
         "responses": {
-            "200": _answer("It.", _ref("PolicyVersionWithSource")),
+            "200": _answer("It.", _ref("PolicyVersionWithSource"), tagged=True),
+            **_unchanged({}),
             **_refusals(401, 404, 503),
         },
     },
@@ -749,14 +772,14 @@ def document(settings: Settings) -> Schema:
     }
 
 
-def handler(settings: Settings) -> Callable[[bytes, Headers, str, Caller], Answer]:
+def handler(settings: Settings) -> Callable[[Request], Response]:
     """What answers `GET /openapi.json`."""
 
     @cache
     def written() -> bytes:
         return dumps(document(settings))
 
-    def openapi(_body: bytes, _headers: Headers, _query: str, _caller: Caller) -> Answer:
-        return 200, (), written()
+    def openapi(_request: Request) -> Response:
+        return Response(200, (), written())
 
     return openapi

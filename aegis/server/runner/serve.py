@@ -31,7 +31,7 @@ from aegis.host.memory import SharedBytes
 from aegis.policy.compiled_cache import PolicyText
 from aegis.policy.decision_point import Snapshot
 from aegis.policy.rollout import PolicyVersions
-from aegis.server.http.kernel import LARGEST_HEADERS_BYTES
+from aegis.server.http.headers import MAX_HEADERS_BYTES
 from aegis.server.runner.listening import Address, free_address, notify, own_database
 from aegis.server.runner.signals import Wakeup, blocked_signals, hold_hangups, release_hangups
 from aegis.server.runner.state import ServerState
@@ -159,7 +159,7 @@ def _run(
         http1_settings=HTTP1Settings(
             header_read_timeout=round(settings.keep_alive_s * 1_000),
             # The kernel counts exactly; granian takes some more, by how it arrives.
-            max_buffer_size=LARGEST_HEADERS_BYTES,
+            max_buffer_size=MAX_HEADERS_BYTES,
         ),
         log_level=LogLevels.error,
         log_access=False,
