@@ -16,7 +16,8 @@ from aegis.audit.entries import AuditRecord
 from aegis.audit.members import Operation, ResultStatus
 from aegis.errors import StoreError, did_you_mean, shown
 from aegis.redaction import Redaction
-from aegis.store.database import Store, UndecodableText, foreign_rows
+from aegis.store.database import Store
+from aegis.store.foreign import UndecodableText, foreign_rows
 from aegis.timestamps import microseconds
 from aegis_core import Approval, RiskLevel
 

@@ -22,8 +22,9 @@ from aegis.audit.tables import archive_entry, archived_versions
 from aegis.audit.verify import Pin, verify
 from aegis.errors import StoreError, shown
 from aegis.host.files import replacing
-from aegis.store.database import Connection, Store, insert_many, transacted
+from aegis.store.database import Store
 from aegis.store.schema import VERSION_COLUMNS
+from aegis.store.sql import Connection, insert_many, transacted
 from aegis.timestamps import now_us, rfc3339
 
 __all__ = ["Archived", "archive"]

@@ -13,7 +13,8 @@ from typing import Any
 from aegis.audit.entries import GENESIS, Entry, PayloadEntry, Row, Words
 from aegis.audit.members import COLUMNS
 from aegis.errors import StoreError
-from aegis.store.database import Connection, Store, insert_many, is_constraint, word_ids
+from aegis.store.database import Store
+from aegis.store.sql import Connection, insert_many, is_constraint, word_ids
 
 __all__ = ["MOST_LINKS_A_STATEMENT", "Appended", "ChainEnd", "anchor", "newest_link"]
 
@@ -101,7 +102,7 @@ class ChainEnd:
         self, connection: Connection, links: Sequence[Entry], words: Words, new_words: Words
     ) -> Appended:
         # Entry 0 and no entry look alike in the word.
-        if self._number < 1 or self._store.newest_link[0] != self._number:
+        if self._number < 1 or self._store.newest_entry[0] != self._number:
             self._number, self._hash = newest_link(connection)
         try:
             return self._insert(connection, links, words, new_words)
@@ -115,7 +116,7 @@ class ChainEnd:
     def committed(self, appended: Appended) -> None:
         """Remember what was appended; still in the turn."""
         self._number, self._hash = appended.last, appended.hash
-        self._store.newest_link[0] = appended.last
+        self._store.newest_entry[0] = appended.last
         if appended.new_words:
             # Bounded against clients that send new words for ever.
             if len(self._words) + len(appended.new_words) > MOST_WORDS_REMEMBERED:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from aegis.audit.entries import AuditRecord, Entry
-from aegis.store.database import Connection, insert_many
+from aegis.store.sql import Connection, insert_many
 from aegis.timestamps import now_us
 
 __all__ = [

@@ -19,7 +19,8 @@ from typing import Any
 
 from aegis.audit.members import IS_RECORD, OUTCOME, STATUS_CODES, ResultStatus
 from aegis.errors import StoreError
-from aegis.store.database import Connection, Store, insert_many
+from aegis.store.database import Store
+from aegis.store.sql import Connection, insert_many
 
 __all__ = ["KINDS", "SEGMENT", "Indexer", "common", "sealed_to"]
 

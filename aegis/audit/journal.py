@@ -9,7 +9,8 @@ from typing import Any
 from aegis.audit.chain import Appended, ChainEnd
 from aegis.audit.entries import PayloadEntry
 from aegis.audit.recovery import chain_what_is_older
-from aegis.store.database import Connection, Store, transacted
+from aegis.store.database import Store
+from aegis.store.sql import Connection, transacted
 
 __all__ = ["Journal"]
 

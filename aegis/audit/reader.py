@@ -26,7 +26,8 @@ from aegis.audit.members import (
 )
 from aegis.audit.signing import HeadSigner
 from aegis.errors import AuditBusy, StoreError
-from aegis.store.database import Connection, Store
+from aegis.store.database import Store
+from aegis.store.sql import Connection
 from aegis.timestamps import timestamp_text
 from aegis_core import RiskLevel
 

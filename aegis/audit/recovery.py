@@ -18,8 +18,9 @@ from aegis.audit.members import (
     ResultStatus,
 )
 from aegis.audit.tables import archive_entry
-from aegis.store.database import Connection, Store, has_table, transacted
+from aegis.store.database import Store
 from aegis.store.schema import UNCHAINED, VERSION_COLUMNS
+from aegis.store.sql import Connection, has_table, transacted
 from aegis.timestamps import now_us
 from aegis_core import RiskLevel
 

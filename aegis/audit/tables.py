@@ -16,8 +16,9 @@ from aegis.audit.entries import ARCHIVE, POLICY, PayloadEntry
 from aegis.audit.members import IS_RECORD
 from aegis.codec import dumps, loads_own
 from aegis.errors import InvalidTrail, StoreError, shown
-from aegis.store.database import Connection, Store
+from aegis.store.database import Store
 from aegis.store.schema import VERSION_COLUMNS
+from aegis.store.sql import Connection
 
 __all__ = [
     "Archived",

@@ -21,7 +21,9 @@ from aegis.audit.index import Indexer
 from aegis.audit.members import ResultStatus
 from aegis.audit.recovery import chain_what_is_older, interrupt_lost
 from aegis.errors import AuditUnavailable, StoreError
-from aegis.store.database import Connection, Store, touch, transacted
+from aegis.store.database import Store
+from aegis.store.schema import touch
+from aegis.store.sql import Connection, transacted
 from aegis.timestamps import now_us
 
 __all__ = ["AuditLog", "Committed"]

@@ -14,7 +14,8 @@ from aegis.cli.parameters import FILE, database_option
 from aegis.errors import ConfigError, StoreError, shown
 from aegis.host.files import give, sync_folder
 from aegis.server.runner.listening import own_database
-from aegis.store.database import Store, unused
+from aegis.store.copying import keeping_writers_out
+from aegis.store.database import Store
 
 __all__ = ["restore"]
 
@@ -35,7 +36,7 @@ def restore(backup: str, database: str) -> None:
         raise ConfigError(f"{shown(backup)} is the database itself; name a backup of it")
     with closing(Store(backup, read_only=True)) as store:
         verified = verify(store)
-        with own_database(database), unused(database):
+        with own_database(database), keeping_writers_out(database):
             kept = _keep(place)
             try:
                 store.copy_over(place, lambda _done, _of: None, like=kept or backup)

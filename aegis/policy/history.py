@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from aegis.errors import NotFound, PreconditionFailed
-from aegis.store.database import Connection, Store
+from aegis.store.database import Store
 from aegis.store.schema import VERSION_COLUMNS
+from aegis.store.sql import Connection
 from aegis.timestamps import timestamp_text
 
 __all__ = ["Journal", "PolicyHistory", "PolicyVersion"]

@@ -1,8 +1,18 @@
-"""What stands in the database, and how each release changed it."""
+"""The tables of the database, and how each release changed them."""
 
 from __future__ import annotations
 
-__all__ = ["APPLICATION_ID", "AS_NOW", "MIGRATIONS", "UNCHAINED", "VERSION_COLUMNS"]
+from aegis.store.sql import Connection, has_table
+
+__all__ = [
+    "APPLICATION_ID",
+    "AS_NOW",
+    "MIGRATIONS",
+    "UNCHAINED",
+    "VERSION_COLUMNS",
+    "drop_unchained",
+    "touch",
+]
 
 APPLICATION_ID = 0x41454749  # "AEGI": tells our files from those of others
 
@@ -230,3 +240,18 @@ UNCHAINED = ("unchained_record", "unchained_version", "unchained_archive")
 
 MIGRATIONS = (_SCHEMA_1, _SCHEMA_2, _SCHEMA_3, _SCHEMA_4, _SCHEMA_5)
 """What leads from each `user_version` to the next."""
+
+
+def touch(connection: Connection) -> None:
+    """Write something that changes nothing, to see that it can be written; within a turn."""
+    connection.execute(f"PRAGMA user_version = {len(MIGRATIONS)}")
+
+
+def drop_unchained(connection: Connection) -> None:
+    """Drop what a migration has set aside for nothing."""
+    for table in UNCHAINED:
+        if (
+            has_table(connection, table)
+            and not connection.execute(f"SELECT EXISTS (SELECT 1 FROM {table})").get
+        ):
+            connection.execute(f"DROP TABLE {table}")

@@ -31,7 +31,8 @@ from aegis.audit.idempotency import KEPT_S
 from aegis.audit.index import SEGMENT, sealed_to
 from aegis.audit.verify import Pin, exported_entries, verify
 from aegis.errors import AuditUnavailable, InvalidTrail, StoreError
-from aegis.store.database import Connection, Store
+from aegis.store.database import Store
+from aegis.store.sql import Connection
 from aegis.timestamps import now_us
 from tests.unit.test_audit import Log, found, opened, record, targets, until
 

@@ -278,7 +278,7 @@ def test_readers_of_many_threads_get_whole_answers(store: Store) -> None:
 def test_log_that_has_grown_large_begins_anew_once_nobody_reads(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("aegis.store.database.LARGEST_LOG_BYTES", 10_000)
+    monkeypatch.setattr("aegis.store.database.MAX_LOG_BYTES", 10_000)
     monkeypatch.setattr("aegis.store.database.BUSY_TIMEOUT_MS", 20)
     log = tmp_path / "audit.db-wal"
     with opened(tmp_path / "audit.db") as store:
