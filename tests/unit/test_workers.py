@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import struct
 import subprocess
 import sys
 import threading
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from aegis.errors import StoreError
+from aegis.host import wakeups
 from aegis.host import workers as module
 from aegis.host.workers import Workers
 
@@ -83,17 +85,46 @@ def test_slot_of_a_process_that_has_died_is_taken_over(workers: Workers, path: s
     assert workers.slot == module.SLOTS_AT // 8
 
 
-def test_slot_of_a_process_whose_number_another_one_has_is_taken_over(
-    workers: Workers, path: str, monkeypatch: pytest.MonkeyPatch
+def test_slot_is_its_owners_only_while_that_holds_it_whatever_number_is_written_there(
+    workers: Workers, path: str
 ) -> None:
-    old = Workers(path)
-    old.join()
-    monkeypatch.setattr(module, "started_at", lambda _: 12345)
+    # As a process of before leaves it, whose number is that of one that lives now.
+    with open(f"{path}.version", "r+b") as file:
+        file.seek(module.SLOTS_AT)
+        file.write(struct.pack("Q", os.getpid()))
+    assert workers.versions() == []
+    started = time.monotonic()
+    assert workers.wait_until_ready(workers.ask(DIGEST), 10) == 0
+    assert time.monotonic() - started < 1
     workers.join()
-    assert workers.slot == old.slot
-    old.leave()
-    workers.leave()
-    old.close()
+    assert workers.slot == module.SLOTS_AT // 8
+
+
+def test_process_of_another_container_lives_though_its_number_says_nothing_here(
+    workers: Workers, path: str
+) -> None:
+    other = Workers(path)
+    other.join()
+    other.say_version(3)
+    with open(f"{path}.version", "r+b") as file:
+        file.seek(module.SLOTS_AT)
+        file.write(struct.pack("Q", 2**22 + 1))  # above any number of a process
+    assert workers.versions() == [3]
+    workers.join()
+    assert workers.slot != other.slot
+    other.close()
+
+
+def test_process_that_was_forked_leaves_the_slot_to_its_parent(workers: Workers, path: str) -> None:
+    workers.join()
+    pid = os.fork()
+    if pid == 0:
+        workers.leave()
+        os._exit(0)
+    os.waitpid(pid, 0)
+    other = Workers(path)
+    assert other.versions() == [0]
+    other.close()
 
 
 def test_process_beyond_the_last_slot_goes_without(
@@ -141,12 +172,12 @@ def test_changes_of_a_database_in_memory_take_turns() -> None:
     workers.close()
 
 
-@pytest.mark.parametrize("futex", [module.FUTEX, None], ids=["futex", "polling"])
+@pytest.mark.parametrize("futex", [wakeups.FUTEX, None], ids=["futex", "polling"])
 @pytest.mark.parametrize("is_memory", [False, True])
 def test_who_waits_is_woken_by_the_bell(
     futex: int | None, is_memory: bool, path: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "FUTEX", futex)
+    monkeypatch.setattr(wakeups, "FUTEX", futex)
     workers = Workers(None if is_memory else path)
     other = workers if is_memory else Workers(path)
     bell = workers.bell()
@@ -167,10 +198,3 @@ def test_wait_ends_by_itself(workers: Workers) -> None:
     begun = time.monotonic()
     workers.wait(workers.bell(), 0.02)
     assert time.monotonic() - begun < 5
-
-
-def test_process_that_is_gone_has_no_start() -> None:
-    done = subprocess.Popen([sys.executable, "-c", ""])
-    done.wait()
-    assert module.started_at(done.pid) is None
-    assert module.started_at(os.getpid()) is not None
