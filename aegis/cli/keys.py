@@ -8,7 +8,9 @@ from typing import Any
 import click
 
 from aegis import timestamps
-from aegis.auth.keys import Key, Role, add_key, change_keys, new_secret, read_keys, remove_key
+from aegis.auth.keys import Key, new_secret
+from aegis.auth.keys_file import add_key, change_keys, read_keys, remove_key
+from aegis.auth.roles import Role
 from aegis.cli.parameters import FILE, FORMAT, TEXT, TIME_AHEAD
 from aegis.cli.terminal import echo_json
 from aegis.errors import shown

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from aegis.audit.signing import HeadSigner
-from aegis.auth.keys import read_keys
+from aegis.auth.keys_file import read_keys
 from aegis.config import (
     RESULT_BYTES,
     AuditDecisions,

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import uuid
 
-from aegis.auth.keys import KeyRing, Permission, environment_keys
+from aegis.auth.keys import environment_keys
+from aegis.auth.ring import KeyRing
+from aegis.auth.roles import Permission
 from aegis.config import AuditDecisions, Settings
 from aegis.execution.enforcer import Executor, NoOpExecutor
 from aegis.host.memory import SharedBytes

@@ -11,7 +11,7 @@ from typing import Protocol
 from aegis.audit import AuditLog, AuditReader
 from aegis.audit.journal import Journal
 from aegis.audit.signing import HeadSigner
-from aegis.auth.keys import KeyRing
+from aegis.auth.ring import KeyRing
 from aegis.config import Settings
 from aegis.errors import ConfigError, NotFound, NotReady
 from aegis.execution.enforcer import Enforcer, Executor

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
-from aegis.auth.keys import KeyRing
+from aegis.auth.ring import KeyRing
 from aegis.config import Settings
 from aegis.errors import NotReady
 from aegis.policy.loader import load_text

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from aegis.auth.keys import Role, add_key, change_keys
+from aegis.auth.keys_file import add_key, change_keys
+from aegis.auth.roles import Role
 from aegis.errors import ConfigError
 from tests.contract.client import (
     AUDIT,

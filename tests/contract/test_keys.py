@@ -12,15 +12,10 @@ from typing import Any
 
 import pytest
 
-from aegis.auth.keys import (
-    KeyRing,
-    Role,
-    add_key,
-    change_keys,
-    environment_keys,
-    new_secret,
-    remove_key,
-)
+from aegis.auth.keys import environment_keys, new_secret
+from aegis.auth.keys_file import add_key, change_keys, remove_key
+from aegis.auth.ring import KeyRing
+from aegis.auth.roles import Role
 from aegis.errors import ConfigError
 from tests.contract.client import EVALUATE, EXECUTE, POLICY_PATH, Client, app_of, eventually, served
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from aegis.auth.keys import parse_keys
+from aegis.auth.keys_file import parse_keys
 from aegis.policy.loader import load_text
 from tests.meta.conftest import run
 from tests.meta.documents import DOCUMENTS, ROOT, Block, agrees, blocks

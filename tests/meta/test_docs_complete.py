@@ -14,7 +14,7 @@ import aegis
 from aegis.audit import ResultStatus
 from aegis.audit.filters import AUDIT_PARAMETERS
 from aegis.audit.reader import MOST_WAITING
-from aegis.auth.keys import _PERMISSIONS, Permission, Role
+from aegis.auth.roles import PERMISSIONS, Permission, Role
 from aegis.bench import plots, report
 from aegis.cli import main
 from aegis.config import Settings
@@ -115,7 +115,7 @@ def test_conditions_stand_in_a_table() -> None:
 def test_permissions_of_roles_stand_in_a_table() -> None:
     table = {row[0].strip("`"): row[1:] for row in rows("docs/security.md", "Keys and roles")}
     assert table == {
-        role.value: ["yes" if permission in _PERMISSIONS[role] else "" for permission in Permission]
+        role.value: ["yes" if permission in PERMISSIONS[role] else "" for permission in Permission]
         for role in Role
     }
 

@@ -9,17 +9,12 @@ from fractions import Fraction
 from typing import Any
 
 import pytest
+from aegis.policy.comparisons import json_equal
 from hypothesis import given
 from hypothesis import strategies as st
 
 from aegis import Action, Policy, PolicyError, PolicyRule
-from aegis.policy.conditions import (
-    CONDITIONS,
-    LONGEST_MATCHED_BYTES,
-    compile_conditions,
-    json_equal,
-    needs,
-)
+from aegis.policy.conditions import CONDITIONS, compile_conditions, needs
 from aegis_core import Work
 
 UNKNOWN = "cannot be judged"

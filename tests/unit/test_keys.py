@@ -10,21 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from aegis.auth.keys import (
-    LOOK_AGAIN_S,
-    MAX_SHARED_BYTES,
-    KeyRing,
-    Permission,
-    Role,
-    add_key,
-    change_keys,
-    digest_of,
-    environment_keys,
-    new_secret,
-    parse_keys,
-    read_keys,
-    remove_key,
-)
+from aegis.auth.keys import digest_of, environment_keys, new_secret
+from aegis.auth.keys_file import add_key, change_keys, parse_keys, read_keys, remove_key
+from aegis.auth.ring import LOOK_AGAIN_S, MAX_SHARED_BYTES, KeyRing
+from aegis.auth.roles import Permission, Role
 from aegis.errors import ConfigError
 from aegis.host.memory import SharedBytes
 from aegis.host.watched import SHRUNK_S, is_being_written

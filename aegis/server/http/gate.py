@@ -5,7 +5,9 @@ from __future__ import annotations
 import time
 from urllib.parse import urlsplit
 
-from aegis.auth.keys import Key, KeyRing, Permission
+from aegis.auth.keys import Key
+from aegis.auth.ring import KeyRing
+from aegis.auth.roles import Permission
 from aegis.config import Settings, host_of, is_loopback
 from aegis.errors import ConfigError, Forbidden, InvalidHost, Unauthorized, shown
 from aegis.server.http.headers import Head, HeaderNames, Headers, value_of

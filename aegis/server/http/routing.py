@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from aegis.auth.keys import Permission
+from aegis.auth.roles import Permission
 from aegis.errors import MethodNotAllowed, NotFound, shown
 from aegis.server.http.messages import NO_PARAMETERS, Handler, Request, Response
 

@@ -24,7 +24,8 @@ from granian.log import LogLevels
 
 from aegis._version import __version__
 from aegis.audit.journal import Journal
-from aegis.auth.keys import MAX_SHARED_BYTES, KeyRing, read_keys
+from aegis.auth.keys_file import read_keys
+from aegis.auth.ring import MAX_SHARED_BYTES, KeyRing
 from aegis.config import Settings, is_loopback
 from aegis.errors import ConfigError, Problem, shown
 from aegis.host.memory import SharedBytes
