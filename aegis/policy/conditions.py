@@ -12,44 +12,24 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping, Set
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime, tzinfo
 from functools import partial
-from operator import ge, gt, le, lt
 from typing import Any, NoReturn
 from zoneinfo import ZoneInfo
 
 from aegis.errors import PolicyError, Problem, did_you_mean, named, shown
+from aegis.policy.comparisons import OPERATORS, InvalidCondition, compile_comparison
 from aegis.policy.regexes import Searches
 from aegis_core import Condition, Work
 
-__all__ = ["CONDITIONS", "compile_conditions", "compiler", "json_equal", "needs"]
-
-LONGEST_MATCHED_BYTES = 64 * 1024
-"""The longest text that `param_matches` judges: keeps the time of a decision bounded."""
-
-_EXACT = 2**53  # below, every integer is a float too
+__all__ = ["CONDITIONS", "compile_conditions", "compiler", "needs"]
 
 _TIME = re.compile(r"([01]?\d|2[0-3]):([0-5]\d)")
 _NO_MAPPING = "must be a mapping from parameter to value, as in `{count: 100}`"
-_Test = Callable[[Any, Work], "bool | str"]
 
-_SEARCHED_PER_UNIT = 8
-"""So many characters of a text are searched for a part of it for a unit."""
-_COMPARED_PER_UNIT = 64
-"""So many characters are compared for a unit."""
-_MEMBER_UNITS = 2
-"""What it takes to look at a member of a list; each list is looked at once for all rules."""
-_NESTED_UNITS = 4
-"""What it takes to look at a member of a list or object within a value."""
-_DEEPEST = 200
-"""No value that loads is nested deeper."""
 _COSTLY = frozenset(("param_contains", "param_matches"))
 """Conditions whose cost grows with the parameter: asked last, since the others may settle the rule."""
-
-
-class _Refused(Exception):
-    """A part of a condition that cannot be compiled, and why."""
 
 
 def compiler(
@@ -86,13 +66,13 @@ def compile_conditions(
     zone: tzinfo = UTC
     try:
         zone = _zone(conditions)
-    except _Refused as refused:
+    except InvalidCondition as refused:
         problems.append(Problem(str(refused), key="timezone"))
     for name, value in conditions.items():
         for key, compiled in _parts(str(name), value, zone, searches or Searches()):
             try:
                 test = compiled()
-            except _Refused as refused:
+            except InvalidCondition as refused:
                 problems.append(Problem(str(refused), key=key))
             else:
                 if test:
@@ -109,10 +89,13 @@ def _parts(
     name: str, value: object, zone: tzinfo, searches: Searches
 ) -> Iterator[tuple[str, Callable[[], Condition | None]]]:
     """What a condition is made of: where each part stands, and what compiles it."""
-    has_parameters = name in _OPERATORS or name == "param_matches"
+    has_parameters = name in OPERATORS
     if has_parameters and isinstance(value, Mapping):
         for parameter, wanted in value.items():
-            yield f"{name}.{parameter}", partial(_parameter_test, name, parameter, wanted, searches)
+            yield (
+                f"{name}.{parameter}",
+                partial(compile_comparison, name, parameter, wanted, searches),
+            )
     elif has_parameters:
         yield name, partial(_refuse, f"{_NO_MAPPING}, not {named(value)}")
     elif name == "weekdays":
@@ -137,7 +120,7 @@ def _hint(name: str) -> str:
 
 
 def _refuse(message: str) -> NoReturn:
-    raise _Refused(message)
+    raise InvalidCondition(message)
 
 
 def _checked_time(value: object) -> None:
@@ -203,24 +186,28 @@ def _zone(conditions: Mapping[str, Any]) -> tzinfo:
         return UTC
     name = conditions["timezone"]
     if not isinstance(name, str):
-        raise _Refused(f"must be text as in `Europe/Paris`, not {named(name)}")
+        raise InvalidCondition(f"must be text as in `Europe/Paris`, not {named(name)}")
     try:
         return ZoneInfo(name)
     except (KeyError, ValueError, OSError):  # ZoneInfo opens a file of that name
-        raise _Refused(f"unknown time zone {shown(name)}; write one as in `Europe/Paris`") from None
+        raise InvalidCondition(
+            f"unknown time zone {shown(name)}; write one as in `Europe/Paris`"
+        ) from None
 
 
 def _minute(value: object) -> int:
     if isinstance(value, int) and not isinstance(value, bool):
-        raise _Refused(
+        raise InvalidCondition(
             f"must be text, not the number {shown(value)}: write the time in quotes, as in"
             ' `"18:00"`'
         )
     if not isinstance(value, str):
-        raise _Refused(f'must be a time as in `"18:00"`, not {named(value)}')
+        raise InvalidCondition(f'must be a time as in `"18:00"`, not {named(value)}')
     match = _TIME.fullmatch(value)
     if match is None or not value.isascii():
-        raise _Refused(f'{shown(value)} is not a time; write hours and minutes as in `"18:00"`')
+        raise InvalidCondition(
+            f'{shown(value)} is not a time; write hours and minutes as in `"18:00"`'
+        )
     return int(match[1]) * 60 + int(match[2])
 
 
@@ -253,215 +240,14 @@ def _is_day(day: object) -> bool:
 
 def _weekdays(value: object, zone: tzinfo) -> Condition:
     if not isinstance(value, list | tuple):
-        raise _Refused(f"must be a list of days from 1 (Monday) to 7, not {named(value)}")
+        raise InvalidCondition(f"must be a list of days from 1 (Monday) to 7, not {named(value)}")
     days = frozenset(day for day in value if _is_day(day))
     return _at_moment(lambda moment: moment.isoweekday() in days, zone)
 
 
-# --- parameters ----------------------------------------------------------------------------------
-
-
-def _parameter_test(
-    operator: str, parameter: object, wanted: object, searches: Searches
-) -> Condition:
-    if not isinstance(parameter, str):
-        raise _Refused(f"{shown(parameter)} is not text; put the parameter's name in quotes")
-    if wanted is None:
-        raise _Refused("null is never a value to compare with; a null parameter never holds")
-    if operator == "param_matches":
-        test = _matches(searches, parameter, wanted)
-    else:
-        test = _OPERATORS[operator](wanted)
-
-    def holds(params: Mapping[str, Any], _: float, work: Work) -> bool | str:
-        value = params.get(parameter)
-        if value is None:
-            return False
-        held = test(value, work)
-        return held if held is True or held is False else f"`{operator}.{parameter}`: {held}"
-
-    return holds
-
-
-def json_equal(left: object, right: object) -> bool:
-    """Whether two JSON values are equal: `true` is not 1, numbers compare as numbers."""
-    if isinstance(left, bool) or isinstance(right, bool):
-        return left is right
-    if isinstance(left, int | float):
-        return isinstance(right, int | float) and left == right
-    if isinstance(left, list | tuple):
-        return (
-            isinstance(right, list | tuple)
-            and len(left) == len(right)
-            and all(map(json_equal, left, right))
-        )
-    if isinstance(left, Mapping):
-        return (
-            isinstance(right, Mapping)
-            and left.keys() == right.keys()
-            and all(json_equal(value, right[key]) for key, value in left.items())
-        )
-    if isinstance(left, str):
-        return isinstance(right, str) and left == right
-    return left is None and right is None
-
-
-def _equals(wanted: object) -> _Test:
-    units = _size(wanted)
-    if type(wanted) is str and not units:
-        return lambda value, _: value == wanted if type(value) is str else json_equal(value, wanted)
-
-    def test(value: object, work: Work) -> bool | str:
-        return json_equal(value, wanted) if work.spend(units) else work.reason
-
-    return test
-
-
-def _size(value: object, depth: int = 0) -> int:
-    """The units that a comparison with a value of a policy takes besides that of its rule."""
-    if depth > _DEEPEST:
-        return 0
-    if isinstance(value, str):
-        return len(value) // _COMPARED_PER_UNIT
-    if isinstance(value, Mapping):
-        members = value.items()
-        return _NESTED_UNITS * len(value) + sum(
-            _size(name) + _size(each, depth + 1) for name, each in members
-        )
-    if isinstance(value, list | tuple):
-        return _NESTED_UNITS * len(value) + sum(_size(each, depth + 1) for each in value)
-    return 0
-
-
-def _ordered(compare: Callable[[Any, Any], bool]) -> Callable[[Any], _Test]:
-    def compiled(wanted: object) -> _Test:
-        if isinstance(wanted, bool) or not isinstance(wanted, int | float | str):
-            raise _Refused(f"must be a number or text to compare with, not {named(wanted)}")
-        units = _size(wanted)
-
-        def of_text(value: object, work: Work) -> bool | str:
-            if not isinstance(value, str):
-                return f"{named(value)} cannot be compared with {named(wanted)}"
-            return compare(value, wanted) if work.spend(units) else work.reason
-
-        def of_number(value: object, _: Work) -> bool | str:
-            # Not a number (NaN) is unequal to itself and would compare as false with anything.
-            if type(value) is int or (
-                isinstance(value, int | float) and not isinstance(value, bool) and value == value
-            ):
-                return compare(value, wanted)
-            return f"{named(value)} cannot be compared with {named(wanted)}"
-
-        return of_text if isinstance(wanted, str) else of_number
-
-    return compiled
-
-
-def _contains(wanted: object) -> _Test:
-    part = wanted if isinstance(wanted, str) else None
-
-    def test(value: object, work: Work) -> bool | str:
-        if part is not None and isinstance(value, str):
-            units = len(value) // _SEARCHED_PER_UNIT
-            return part in value if not units or work.spend(units) else work.reason
-        if isinstance(value, list | tuple):
-            return _has_member(value, wanted, work)
-        if part is not None and isinstance(value, Mapping):
-            return wanted in value
-        return f"{named(value)} cannot contain {named(wanted)}"
-
-    return test
-
-
-class _TooMuch(Exception):
-    """The work that is left does not suffice."""
-
-
-def _has_member(value: list[Any] | tuple[Any, ...], wanted: object, work: Work) -> bool | str:
-    """Whether a list has a member that `json_equal` says is equal."""
-    members: Set[object] | None = work.memo.get(id(value))  # the action keeps it alive meanwhile
-    try:
-        if members is None:
-            if not work.spend(_MEMBER_UNITS * len(value)):
-                return work.reason
-            # Most members are texts, for which a call is spared.
-            members = work.memo[id(value)] = {
-                member if type(member) is str else _hashable(member, work) for member in value
-            }
-        return _hashable(wanted, work) in members
-    except _TooMuch:
-        return work.reason
-
-
-def _hashable(value: object, work: Work) -> object:
-    """What is equal, as Python compares, where `json_equal` says that values are.
-
-    Raises:
-        _TooMuch: There is more in it than work is left for.
-    """
-    if isinstance(value, bool):
-        return bool, value
-    if isinstance(value, int | float):
-        if -_EXACT < value < _EXACT or value != value:
-            return value
-        # The hash of a larger one is known beforehand, so that many of the same could be sent.
-        return (int, hex(int(value))) if isinstance(value, int) or value.is_integer() else value
-    if isinstance(value, str):
-        return value
-    if isinstance(value, list | tuple):
-        _spend(work, _NESTED_UNITS * len(value))
-        return list, tuple([_hashable(member, work) for member in value])
-    if isinstance(value, Mapping):
-        _spend(work, _NESTED_UNITS * len(value))
-        return dict, frozenset((name, _hashable(member, work)) for name, member in value.items())
-    return None if value is None else (object, id(value))  # what JSON has not equals nothing
-
-
-def _spend(work: Work, units: int) -> None:
-    if not work.spend(units):
-        raise _TooMuch
-
-
-def _matches(searches: Searches, parameter: str, wanted: object) -> _Test:
-    if not isinstance(wanted, str):
-        quotes = "" if isinstance(wanted, list | tuple | Mapping) else "; put it in quotes"
-        raise _Refused(f"must be a regular expression, not {named(wanted)}{quotes}")
-    try:
-        search = searches.add(parameter, wanted)
-    except ValueError as error:
-        raise _Refused(str(error)) from None
-
-    found_in, units = search.found_in, search.units
-
-    def test(value: object, work: Work) -> bool | str:
-        text = value if isinstance(value, str) else _written(value)
-        if text is None:
-            return f"{named(value)} cannot be searched"
-        size = len(text) if text.isascii() else len(text.encode())
-        if size > LONGEST_MATCHED_BYTES:
-            return f"{size} bytes are too long to be searched; at most {LONGEST_MATCHED_BYTES}"
-        return found_in(text) if work.spend(units(size)) else work.reason
-
-    return test
-
-
-def _written(value: object) -> str | None:
-    """A value that is no text as JSON has it; None: it is not searched."""
-    return json.dumps(value) if isinstance(value, bool | int | float) else None
-
-
 _TIMES = ("time_after", "time_before")
 
-_OPERATORS: dict[str, Callable[[Any], _Test]] = {
-    "param_eq": _equals,
-    "param_gt": _ordered(gt),
-    "param_lt": _ordered(lt),
-    "param_gte": _ordered(ge),
-    "param_lte": _ordered(le),
-    "param_contains": _contains,
-}
-
-CONDITIONS = frozenset([*_OPERATORS, "param_matches", *_TIMES, "weekdays", "timezone"])
+CONDITIONS = frozenset([*OPERATORS, *_TIMES, "weekdays", "timezone"])
 """The names of all conditions."""
 
 _NEGATION = re.compile(r"(^|_)(not?|ne|neq|nin|except|unless)(_|$)|^!")

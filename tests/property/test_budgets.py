@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from aegis.policy.comparisons import json_equal
 from hypothesis import given
 from hypothesis import strategies as st
 
+from aegis.policy.comparisons import json_equal
 from aegis.policy.conditions import compile_conditions, compiler
 from aegis_core import Approval, Decision, Policy, PolicyRule, RiskLevel, Work, reference
 from aegis_core.engine import Batch, Engine, compile_policy

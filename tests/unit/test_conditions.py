@@ -9,11 +9,11 @@ from fractions import Fraction
 from typing import Any
 
 import pytest
-from aegis.policy.comparisons import json_equal
 from hypothesis import given
 from hypothesis import strategies as st
 
 from aegis import Action, Policy, PolicyError, PolicyRule
+from aegis.policy.comparisons import MAX_MATCHED_BYTES, json_equal
 from aegis.policy.conditions import CONDITIONS, compile_conditions, needs
 from aegis_core import Work
 
@@ -224,21 +224,21 @@ def test_no_conditions_are_none() -> None:
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("a" * LONGEST_MATCHED_BYTES, True),
-        ("a" * LONGEST_MATCHED_BYTES + "b", UNKNOWN),
-        ("é" * (LONGEST_MATCHED_BYTES // 2), False),
-        ("é" * (LONGEST_MATCHED_BYTES // 2 + 1), UNKNOWN),
-        ("a" + "\U0001f600" * (LONGEST_MATCHED_BYTES // 4), UNKNOWN),
+        ("a" * MAX_MATCHED_BYTES, True),
+        ("a" * MAX_MATCHED_BYTES + "b", UNKNOWN),
+        ("é" * (MAX_MATCHED_BYTES // 2), False),
+        ("é" * (MAX_MATCHED_BYTES // 2 + 1), UNKNOWN),
+        ("a" + "\U0001f600" * (MAX_MATCHED_BYTES // 4), UNKNOWN),
     ],
     ids=["64 KiB", "over", "64 KiB of two bytes", "over of two bytes", "over of four bytes"],
 )
 def test_value_over_64_kib_in_utf8_cannot_be_judged(text: str, expected: object) -> None:
-    assert LONGEST_MATCHED_BYTES == 64 * 1024
+    assert MAX_MATCHED_BYTES == 64 * 1024
     assert said({"param_matches": {"p": "a"}}, {"p": text}) is expected
 
 
 def test_search_takes_linear_time() -> None:
-    text = "a" * LONGEST_MATCHED_BYTES
+    text = "a" * MAX_MATCHED_BYTES
     assert said({"param_matches": {"p": "(a+)+$b"}}, {"p": text}) is False
     assert said({"param_matches": {"p": "(a|aa)*c"}}, {"p": text}) is False
 

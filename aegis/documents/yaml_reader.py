@@ -1,324 +1,29 @@
-"""Documents: YAML or JSON to plain values, and the line of each. The only YAML.
-
-Only what policies and keys need of YAML is taken; of JSON, all of it is, and means what JSON means
-by it.
-"""
+"""YAML to plain values, and the line of each; only what policies and keys need of it. The only YAML."""
 
 from __future__ import annotations
 
 import json
-import math
 import re
-import sys
-from dataclasses import dataclass, field, replace
 from datetime import date
-from typing import Any, NoReturn
+from typing import Any
 
 import yaml
 
-from aegis.errors import PolicyError, Problem, Problems, named, shown
+from aegis.documents.reader import (
+    MAX_NESTING,
+    NO_NUMBER,
+    Document,
+    LookAlikes,
+    Reader,
+    is_number_of_json,
+    repeated_key,
+)
+from aegis.errors import named, shown
 
-__all__ = [
-    "HALF_A_PAIR",
-    "NO_NUMBER",
-    "Document",
-    "Lines",
-    "LookAlikes",
-    "is_blank",
-    "is_encodable",
-    "is_number_of_json",
-    "read_document",
-]
+__all__ = ["read_yaml"]
 
-MOST_EXPANDED_NODES = 100_000
+MAX_EXPANDED_NODES = 100_000
 """How many nodes aliases may add to those that are written."""
-DEEPEST_NESTING = 64
-HALF_A_PAIR = "holds half of a surrogate pair, which is no character"
-NO_NUMBER = f"is not a number that JSON has, of at most {sys.get_int_max_str_digits()} digits"
-
-Lines = dict[int, dict[Any, int]]
-"""Of each mapping and list, by its `id`: the line of each key or index; of itself, under None."""
-
-LookAlikes = dict[int, dict[Any, str]]
-"""Of a mapping or list, by its `id`: the keys or indexes of scalars that YAML reads as something
-else than they look like, and how it reads them."""
-
-
-@dataclass(slots=True)
-class Document:
-    """A text, read.
-
-    Attributes:
-        value: Made of dict, list, str, int, float, bool and None only.
-        lines: Where its parts stand; holds as long as `value` is kept.
-        problems: What may not stand in it, though it could be read.
-        look_alikes: Its scalars that are not what they look like; holds as long as `lines` does.
-    """
-
-    value: Any
-    lines: Lines
-    problems: Problems
-    look_alikes: LookAlikes = field(default_factory=dict)
-
-
-def read_document(source: str) -> Document:
-    """Read a text.
-
-    Args:
-        source: JSON, where it is an object of valid JSON; YAML otherwise.
-
-    Raises:
-        PolicyError: It is no YAML, or cannot be read on.
-    """
-    if source.lstrip(" \t\r\n").startswith("{"):
-        document = _read_line(source)
-        if document is not None:
-            return document
-        if _is_json(source):
-            return _JsonReader(source).read()
-    return _YamlReader(source).read()
-
-
-def is_blank(source: str) -> bool:
-    """Whether there is nothing in a text but comments."""
-    return all(not line.strip() or line.lstrip().startswith("#") for line in source.splitlines())
-
-
-def is_number_of_json(value: object) -> bool:
-    """Whether a value is a number that can be written as JSON and read again as it was."""
-    if isinstance(value, float):
-        return math.isfinite(value)
-    if not isinstance(value, int):
-        return False
-    try:
-        str(value)
-    except ValueError:  # Python writes and reads integers of some thousand digits only
-        return False
-    return True
-
-
-def is_encodable(text: str) -> bool:
-    """Whether a text has only whole characters."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-class _Reader:
-    """What is being read of a text, and where its problems are.
-
-    Args:
-        source: The text.
-    """
-
-    def __init__(self, source: str) -> None:
-        self.source = source
-        self.lines: Lines = {}
-        self.problems = Problems()
-        # The containers that are open, and the key or index in each that is being read.
-        self.open: list[Any] = []
-        self.keys: list[Any] = []
-        self._faulty_rules: dict[str, Any] = {}
-
-    def _add_problem(self, message: str, line: int | None) -> None:
-        rule = None
-        if len(self.keys) > 1 and self.keys[0] == "rules" and isinstance(self.keys[1], int):
-            rule = f"rule_{self.keys[1]}"
-            self._faulty_rules[rule] = self.open[2] if len(self.open) > 2 else None
-        self.problems.append(Problem(message, line, rule, self._path()))
-
-    def _path(self) -> str:
-        steps = (f"[{key}]" if isinstance(key, int) else f".{key}" for key in self.keys)
-        return "".join(step for step in steps if step != ".None").removeprefix(".")
-
-    def _refused(self, message: str, line: int | None) -> PolicyError:
-        self._add_problem(" ".join(message.split()), line)
-        self._name_rules()
-        return PolicyError(self.problems.all())
-
-    def _name_rules(self) -> None:
-        """Call the rules of problems by their names, which may be written below the problem."""
-        for index, problem in enumerate(self.problems):
-            rule = self._faulty_rules.get(problem.rule or "")
-            name = rule.get("name") if isinstance(rule, dict) else None
-            if isinstance(name, str) and name:
-                self.problems[index] = replace(problem, rule=name)
-
-
-# --- JSON ----------------------------------------------------------------------------------------
-
-_TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|[{}\[\]\n]|[^\s{}\[\]:,"]+')
-"""Strings, brackets, other scalars, and ends of lines; what stands between them says no more."""
-
-
-def _is_json(source: str) -> bool:
-    try:
-        json.loads(source, parse_int=str)
-    except (ValueError, RecursionError):
-        return False
-    return True
-
-
-_HALF_OF_A_PAIR = re.compile(r"\\u[dD][89a-fA-F]")
-"""What may be half of a pair, written as an escape."""
-
-
-class _Doubtful(Exception):
-    """Something that the reader of tokens has to look at."""
-
-
-class _First(dict[Any, int]):
-    """The lines of the parts of what stands in the first line."""
-
-    def __missing__(self, _key: object) -> int:
-        return 1
-
-
-class _FirstLine(dict[int, dict[Any, int]]):
-    """The lines of a text that has but one."""
-
-    def __missing__(self, _key: object) -> dict[Any, int]:
-        return _First()
-
-    def get(self, _key: object, _default: object = None) -> Any:
-        return _First()
-
-
-def _read_line(source: str) -> Document | None:
-    """Read JSON that stands in one line, as programs send it; None: it must be read with more care.
-
-    Cost: a sixth of that of the reader of tokens.
-    """
-    if "\n" in source.rstrip() or _HALF_OF_A_PAIR.search(source):
-        return None
-    try:
-        value = json.loads(
-            source,
-            object_pairs_hook=_members,
-            parse_float=_float,
-            parse_constant=_refuse,
-        )
-    except (ValueError, RecursionError, _Doubtful):
-        return None
-    return None if _is_deep(value) else Document(value, _FirstLine(), Problems())
-
-
-def _members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    members = dict(pairs)
-    if len(members) != len(pairs):  # a key stands twice
-        raise _Doubtful
-    return members
-
-
-def _float(text: str) -> float:
-    value = float(text)
-    if not math.isfinite(value):
-        raise _Doubtful
-    return value
-
-
-def _refuse(_text: str) -> NoReturn:
-    raise _Doubtful
-
-
-def _is_deep(value: Any) -> bool:
-    """Whether containers stand deeper in each other than they may."""
-    level = [value]
-    for _ in range(DEEPEST_NESTING):
-        level = [
-            member
-            for container in level
-            for member in (container.values() if isinstance(container, dict) else container)
-            if isinstance(member, dict | list)
-        ]
-        if not level:
-            return False
-    return True
-
-
-class _JsonReader(_Reader):
-    """Builds plain values from the tokens of a text that is known to be JSON."""
-
-    def __init__(self, source: str) -> None:
-        super().__init__(source)
-        self.root: Any = None
-
-    def read(self) -> Document:
-        line = 1
-        for match in _TOKEN.finditer(self.source):
-            token = match[0]
-            if token == "\n":
-                line += 1
-            else:
-                self._take(token, line)
-        self._name_rules()
-        return Document(self.root, self.lines, self.problems)
-
-    def _take(self, token: str, line: int) -> None:
-        if token in "}]":
-            self.open.pop()
-            self.keys.pop()
-            self._go_on()
-        elif token in "{[":
-            container: Any = {} if token == "{" else []
-            self._add(container, line)
-            self.lines[id(container)] = {None: line}
-            self.open.append(container)
-            self.keys.append(None if token == "{" else 0)
-            if len(self.open) > DEEPEST_NESTING:
-                raise self._refused(f"nested deeper than {DEEPEST_NESTING} levels", line)
-        elif token.startswith('"') and self._expects_key():
-            self._take_key(self._scalar(token, line), line)
-        else:
-            self._add(self._scalar(token, line), line)
-            self._go_on()
-
-    def _expects_key(self) -> bool:
-        return isinstance(self.open[-1], dict) and self.keys[-1] is None
-
-    def _take_key(self, key: str, line: int) -> None:
-        self.keys[-1] = key
-        lines = self.lines[id(self.open[-1])]
-        if key in lines:
-            self._add_problem(_doubled(key, lines[key]), line)
-        else:
-            lines[key] = line
-
-    def _add(self, value: Any, line: int) -> None:
-        if not self.open:
-            self.root = value
-        elif isinstance(self.open[-1], list):
-            self.lines[id(self.open[-1])][len(self.open[-1])] = line
-            self.open[-1].append(value)
-        else:
-            self.open[-1].setdefault(self.keys[-1], value)
-
-    def _go_on(self) -> None:
-        """To the next member or item of what is open."""
-        if self.open:
-            self.keys[-1] = len(self.open[-1]) if isinstance(self.open[-1], list) else None
-
-    def _scalar(self, token: str, line: int) -> Any:
-        try:
-            value = json.loads(token)
-        except ValueError:  # an integer of thousands of digits
-            value = math.inf
-        if isinstance(value, str) and not is_encodable(value):
-            self._add_problem(f"{shown(token)} {HALF_A_PAIR}", line)
-            return ""
-        if is_number_of_json(value) or not isinstance(value, int | float):
-            return value
-        self._add_problem(f"{shown(token)} {NO_NUMBER}", line)
-        return 0
-
-
-def _doubled(key: str, line: int) -> str:
-    return f"key {shown(key)} stands twice; it was first written in line {line}"
-
-
-# --- YAML ----------------------------------------------------------------------------------------
 
 _Events: Any = yaml.CSafeLoader if yaml.__with_libyaml__ else yaml.SafeLoader
 
@@ -326,7 +31,16 @@ _Events: Any = yaml.CSafeLoader if yaml.__with_libyaml__ else yaml.SafeLoader
 _Scalar, _MappingEnd = yaml.ScalarEvent, yaml.MappingEndEvent
 
 
-class _YamlReader(_Reader):
+def read_yaml(source: str) -> Document:
+    """Read a text as YAML.
+
+    Raises:
+        PolicyError: It is not YAML, or cannot be read on.
+    """
+    return _YamlReader(source).read()
+
+
+class _YamlReader(Reader):
     """Builds plain values from the parser's events: no tag is obeyed, nothing is constructed."""
 
     def __init__(self, source: str) -> None:
@@ -348,7 +62,7 @@ class _YamlReader(_Reader):
             line = mark.line + 1 if mark else None
             said = str(error.problem or error.context)
             if "maximum nesting depth" in said:  # the parser reads ahead, to a limit of its own
-                raise self._refused(f"nested deeper than {DEEPEST_NESTING} levels", line) from None
+                raise self._refused(f"nested deeper than {MAX_NESTING} levels", line) from None
             raise self._refused(f"not YAML: {self._advised(said, mark)}", line) from None
         except yaml.reader.ReaderError as error:
             raise self._refused(*self._unreadable(error)) from None
@@ -405,9 +119,9 @@ class _YamlReader(_Reader):
             self._problem(f"tag {shown(event.tag)}; tags are not taken", event)
         if isinstance(event, yaml.ScalarEvent):
             value, size = self._scalar(event), 1
-        elif len(self.open) >= DEEPEST_NESTING:
+        elif len(self.open) >= MAX_NESTING:
             raise self._refused(
-                f"nested deeper than {DEEPEST_NESTING} levels", event.start_mark.line + 1
+                f"nested deeper than {MAX_NESTING} levels", event.start_mark.line + 1
             )
         elif isinstance(event, yaml.SequenceStartEvent):
             value, size = self._sequence(event)
@@ -425,8 +139,8 @@ class _YamlReader(_Reader):
         if known is None:
             raise self._refused(f"alias {shown(event.anchor)} stands inside itself", line)
         self.expanded += known[1]
-        if self.expanded > MOST_EXPANDED_NODES:
-            raise self._refused(f"aliases expand to over {MOST_EXPANDED_NODES} nodes", line)
+        if self.expanded > MAX_EXPANDED_NODES:
+            raise self._refused(f"aliases expand to over {MAX_EXPANDED_NODES} nodes", line)
         if event.anchor in self.look_alike_anchors:
             self._note_look_alike(self.look_alike_anchors[event.anchor])
         return known
@@ -462,10 +176,10 @@ class _YamlReader(_Reader):
                 key = "<<" if is_merge else self._key(event)
             keys[-1] = key
             if is_merge and merge is not None:
-                said = _doubled("<<", merge[0].start_mark.line + 1)
+                said = repeated_key("<<", merge[0].start_mark.line + 1)
                 self._problem(f"{said}; write `<<: [*a, *b]`", event)
             elif key in members and not is_merge:
-                self._problem(_doubled(key, lines[key]), event)
+                self._problem(repeated_key(key, lines[key]), event)
             value, nodes = self._value(get_event())
             size += 1 + nodes
             if is_merge:
