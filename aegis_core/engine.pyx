@@ -519,19 +519,19 @@ cdef class Batch:
     cdef bint _proceed(self, double until, long long units) except -1:
         # Until 0 is for ever.
         cdef Work work = self.work
-        cdef long long left, granted
-        cdef Py_ssize_t seen = 0
+        cdef long long before
+        cdef Py_ssize_t seen = 0, first
+        # Where no rule has conditions no action takes work, and none can take too much.
+        cdef bint may_pause = units >= 0 and self.engine.header.conditionals
         while self.position < len(self.rows):   # a condition may have taken some away
-            left = granted = work.left
-            if 0 <= units < left:
-                work.left = granted = units
-            work.is_spent = False
-            if not self._decide_next(self.rows[self.position], granted < left):
-                work.left = left
-                return self.is_odd
-            self.position += 1
-            seen += CLOCK_UNITS + granted - work.left
-            work.left += left - granted
+            before = work.left
+            first = self.position
+            if may_pause:
+                if not self._decide_within(units):
+                    return self.is_odd
+            elif not self._decide_some():
+                return True
+            seen += CLOCK_UNITS * (self.position - first) + before - work.left
             if seen >= CLOCK_AFTER and until:
                 seen = 0
                 if monotonic() > until and self.position < len(self.rows):
@@ -539,6 +539,40 @@ cdef class Batch:
         if self.buffer is not None and self.position:
             self.buffer.data[0] = c"["
             self.buffer.raw(b"]", 1)
+        return True
+
+    cdef bint _decide_within(self, long long units) except -1:
+        # The next action, if it takes so much work at the most; False: it does not, or is odd.
+        cdef Work work = self.work
+        cdef long long left = work.left, granted = left
+        if units < left:
+            work.left = granted = units
+        work.is_spent = False
+        if not self._decide_next(self.rows[self.position], granted < left):
+            work.left = left
+            return False
+        self.position += 1
+        work.left += left - granted
+        return True
+
+    cdef bint _decide_some(self) except -1:
+        # The next few actions, whatever work they take; False: one of them is odd.
+        cdef list rows = self.rows, decisions = self.decisions
+        cdef Py_ssize_t i, stop = self.position + CLOCK_AFTER / CLOCK_UNITS
+        cdef Engine engine = self.engine
+        cdef Work work = self.work
+        if stop > len(rows):
+            stop = len(rows)
+        work.is_spent = False
+        if self.kind == DECISIONS:
+            for i in range(self.position, stop):
+                if i < len(rows):
+                    decisions[i] = engine._decide_row(rows[i], work)
+        else:
+            for i in range(self.position, stop):
+                if i < len(rows) and not self._decide_next(rows[i], False):
+                    return False
+        self.position = stop
         return True
 
     cdef inline bint _decide_next(self, object row, bint may_pause) except -1:
