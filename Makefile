@@ -34,7 +34,7 @@ QUICKLY := python -m pytest --quiet -p no:schemathesis -m "not slow and not rsgi
 IN_PARALLEL := -n auto --maxprocesses 4 --dist loadgroup
 UNDER_SANITIZERS = PYTHONMALLOC=malloc ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 \
     LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libstdc++.so.6)"
-ENGINE_SOURCES := $(wildcard aegis_core/*.pyx aegis_core/*.pxd)
+ENGINE_SOURCES := $(wildcard aegis_core/*.pyx aegis_core/*.pxd aegis_core/*.pxi)
 ENGINE_MODULES := $(patsubst %.pyx,%,$(wildcard aegis_core/*.pyx))
 PYTHON_CODE := aegis aegis_core tests benchmarks setup.py
 

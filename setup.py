@@ -37,7 +37,7 @@ setup(
             for module in (
                 "patterns",
                 "matcher",
-                "block",
+                "image",
                 "automata",
                 "grams",
                 "layout",

@@ -1,4 +1,4 @@
-"""The engine: compiles a policy into a block of tries and decides by it.
+"""The engine: compiles a policy into an image of tries and decides by it.
 
 Pure: no input or output, no clock, no logging; the standard library only.
 """

@@ -1,6 +1,6 @@
 """What a simulation of patterns needs to know of them before it is laid out."""
 
-from aegis_core.block cimport ANY_CHARACTER, ANY_TEXT
+from aegis_core.image cimport ANY_CHARACTER, ANY_TEXT
 from aegis_core.patterns cimport Glob
 
 __all__ = []

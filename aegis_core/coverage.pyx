@@ -1,6 +1,6 @@
 """Finds rules that can never decide, since an earlier one covers them."""
 
-from aegis_core.block cimport ANY_CHARACTER, ANY_TEXT, FIELDS
+from aegis_core.image cimport ANY_CHARACTER, ANY_TEXT, FIELDS
 from aegis_core.layout cimport Layout
 from aegis_core.matcher cimport Search, search
 from aegis_core.patterns cimport (
@@ -115,7 +115,7 @@ cdef class _Coverage:
     """
 
     cdef:
-        object block            # keeps `search.base` alive
+        object image            # keeps `search.base` alive
         int32_t root
         int64_t comparisons     # of conditions that may still be made
         object memory
@@ -124,12 +124,12 @@ cdef class _Coverage:
 
     def __init__(self, Layout layout):
         cdef Py_ssize_t pending = sum(layout.conditional)
-        self.block = layout.block
+        self.image = layout.image
         self.root = layout.root
         self.comparisons = COMPARISONS_A_RULE * <int64_t>len(layout.globs)
         self.symbols = {}
         self.memory = (bytearray(4 * pending + 4), bytearray(4 * layout.stamps + 4))
-        self.state.base = layout.block.data
+        self.state.base = layout.image.data
         self.state.pending = <int32_t *><char *>(<bytearray>(<tuple>self.memory)[0])
         self.state.stamps = <uint32_t *><char *>(<bytearray>(<tuple>self.memory)[1])
 

@@ -11,6 +11,7 @@ from aegis_core.work import Work
 __all__ = ["Batch", "Engine", "Evaluator", "compile_policy"]
 
 _Result = TypeVar("_Result")
+
 _Rows = Iterable[tuple[str, str, str, Any]]
 
 @final
@@ -24,15 +25,15 @@ class Engine:
     covered: dict[int, int]
     def __init__(
         self,
-        block: bytes | bytearray | memoryview | mmap,
+        image: bytes | bytearray | memoryview | mmap,
         *,
         condition: Callable[[Mapping[str, Any]], Condition | None],
         clock: Callable[[], float] = ...,
     ) -> None: ...
     @property
-    def block(self) -> bytes: ...
+    def image(self) -> bytes: ...
     @property
-    def block_bytes(self) -> int: ...
+    def image_bytes(self) -> int: ...
     def evaluate(
         self,
         action_type: str,

@@ -1,11 +1,11 @@
-from aegis_core.block cimport Block
+from aegis_core.image cimport Image
 from aegis_core.patterns cimport Glob
 from libc.stdint cimport int32_t
 
 
 cdef class Layout:
     cdef:
-        Block block
+        Image image
         list globs              # of each rule: of its type, target and agent
         list conditional        # of each rule: has it conditions?
         list seen               # of each rule: the fields that need no further check, as bits
@@ -24,8 +24,8 @@ cdef class Layout:
     cdef tuple checks(self, Py_ssize_t rule)
     cdef int32_t pattern(self, Glob glob) except -1
     cdef int32_t trie(self, dict lists, bint wide, int free) except -1
-    cdef list words(self, dict lists, int free)
-    cdef int32_t words_alike(self, dict lists, int free) except -1
+    cdef list infixes(self, dict lists, int free)
+    cdef int32_t infixes_alike(self, dict lists, int free) except -1
     cdef int32_t nfa(self, list rules, int field) except -1
     cdef int32_t simulated(self, list members) except -1
     cdef int32_t bit_rows(self, list rows) except -1

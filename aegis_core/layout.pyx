@@ -1,17 +1,17 @@
-"""Lays rules out in a block of plain data: which one is filed where, tries, words, automata.
+"""Lays rules out in an image of plain data: which one is filed where, tries, infixes, automata.
 
 Each rule is filed once, under the literal of its patterns that the fewest other rules share. Where
 many share even that one, those that do are filed again by their other fields.
 """
 
 from aegis_core.automata cimport is_simulated, rows_of, states_of
-from aegis_core.block cimport (
-    BACKWARD, Block, FIELDS, FORWARD, Group, Header, NFA, NFA_NARROW, NFA_WORDS, Node, Part, SCAN,
-    WORDS, Words, is_wide, write_literal,
+from aegis_core.image cimport (
+    BACKWARD, Image, FIELDS, FORWARD, Group, Header, NFA, NFA_NARROW, NFA_CELLS, Node, Part, SCAN,
+    INFIXES, Infixes, is_wide, write_literal,
 )
 from aegis_core.grams cimport grams_of
 from aegis_core.patterns cimport (
-    ANY, ANY_ONE, ANY_RUN, FIRST_SET, Glob, HEAD, MOST_OFFSET, TAIL, WHOLE, WORD, whole_steps,
+    ANY, ANY_ONE, ANY_RUN, FIRST_SET, Glob, HEAD, MOST_OFFSET, TAIL, WHOLE, INFIX, whole_steps,
 )
 from cpython.bytes cimport PyBytes_AS_STRING
 from cpython.unicode cimport PyUnicode_READ_CHAR
@@ -33,15 +33,15 @@ cdef enum:
     LONGEST_STRIDE = 8
     FILTER_BITS = 16        # for each gram
     TRIE_COST = 4           # what walking one more trie costs, in candidates
-    WORDS_COST = 16         # what looking for words costs more than walking a trie, in candidates
+    INFIX_COST = 16         # what looking for infixes costs more than walking a trie, in candidates
 
 
 cdef class Layout:
-    # Files rules in a block.
+    # Files rules in an image.
 
     def __init__(self, list globs, list conditional):
-        self.block = Block()
-        self.block.reserve(sizeof(Header) >> 2)
+        self.image = Image()
+        self.image.reserve(sizeof(Header) >> 2)
         self.globs = globs
         self.conditional = conditional
 
@@ -65,8 +65,8 @@ cdef class Layout:
         for field in range(FIELDS):
             if not free >> field & 1:
                 continue
-            forward, backward, words = {}, {}, {}
-            for kind, of_kind in enumerate((forward, forward, backward, words)):
+            forward, backward, infixes = {}, {}, {}
+            for kind, of_kind in enumerate((forward, forward, backward, infixes)):
                 for literal, of_literal in filed.get(4 * field + kind, {}).items():
                     lists = of_kind.setdefault(literal, ([], []))
                     (<list>lists[kind == WHOLE]).extend(of_literal)
@@ -82,9 +82,9 @@ cdef class Layout:
                         lists = {literal: (rules_of, []) for literal, rules_of in placed.items()}
                         wide = any([is_wide(literal) for literal in lists])
                         parts.append((kind, field, wide, offset, self.trie(lists, wide, left)))
-            if words:
-                for place in self.words(words, left):
-                    parts.append((WORDS, field, 0, 0, place))
+            if infixes:
+                for place in self.infixes(infixes, left):
+                    parts.append((INFIXES, field, 0, 0, place))
             if to_simulate[field]:
                 parts.append((NFA, field, 0, 0, self.nfa(to_simulate[field], field)))
         if rest:
@@ -118,11 +118,11 @@ cdef class Layout:
                     general = field
                 for key in glob.keys(field):
                     count = uses[key]
-                    # Up to three are as good as one; words cost more to be found, and so does a
+                    # Up to three are as good as one; infixes cost more to be found, and so does a
                     # further trie.
                     cost = 4 * (3 if count < 3 else count) + (<int>(<tuple>key)[0] & 3)
-                    if <int>(<tuple>key)[0] & 3 == WORD:
-                        cost += 4 * WORDS_COST
+                    if <int>(<tuple>key)[0] & 3 == INFIX:
+                        cost += 4 * INFIX_COST
                     elif <int>(<tuple>key)[0] >> 4:
                         cost += 4 * TRIE_COST
                     if best is None or cost < least or (
@@ -147,15 +147,15 @@ cdef class Layout:
 
     cdef void mark_seen(self, Py_ssize_t rule, int key):
         cdef Glob glob = <Glob>(<list>self.globs[rule])[key >> 2 & 3]
-        if not glob.steps or (key & 3 == WORD and glob.is_word):
+        if not glob.steps or (key & 3 == INFIX and glob.is_infix):
             self.seen[rule] |= 1 << (key >> 2 & 3)
 
     # --- what holds candidates
 
     cdef int32_t index_of(self, list parts) except -1:
-        cdef int32_t place = self.block.reserve(1 + len(parts) * (sizeof(Part) >> 2))
-        cdef Part *part = <Part *>(self.block.data + place + 1)
-        self.block.data[place] = len(parts)
+        cdef int32_t place = self.image.reserve(1 + len(parts) * (sizeof(Part) >> 2))
+        cdef Part *part = <Part *>(self.image.data + place + 1)
+        self.image.data[place] = len(parts)
         for least, kind, field, wide, offset, of_part in sorted(
             [(self.least_in_part(kind, of_part), kind, field, wide, offset, of_part)
              for kind, field, wide, offset, of_part in parts]
@@ -167,17 +167,17 @@ cdef class Layout:
         return place
 
     cdef int32_t least_in_part(self, int kind, int32_t place):
-        cdef const int32_t *data = self.block.data + place
+        cdef const int32_t *data = self.image.data + place
         if kind == SCAN:
             return data[1]
         if kind == NFA:     # its groups are in order
-            return self.block.data[data[1]]
+            return self.image.data[data[1]]
         return data[0]
 
     cdef int32_t least_in(self, int32_t found):
         if found > 0:
-            return self.block.data[found + 1]
-        return (<Part *>(self.block.data - found + 1)).least
+            return self.image.data[found + 1]
+        return (<Part *>(self.image.data - found + 1)).least
 
     cdef int32_t found(self, list rules, int free) except? -1:
         # A list, or an index by the other fields where it would be long.
@@ -196,15 +196,15 @@ cdef class Layout:
     cdef int32_t candidates(self, list rules) except -1:
         cdef int32_t place
         cdef list all_checks = [self.checks(rule) for rule in rules]
-        cdef int32_t *words
-        place = self.block.reserve(1 + len(rules) * (1 + FIELDS))
-        words = self.block.data + place
-        words[0] = len(rules)
-        words += 1
+        cdef int32_t *cells
+        place = self.image.reserve(1 + len(rules) * (1 + FIELDS))
+        cells = self.image.data + place
+        cells[0] = len(rules)
+        cells += 1
         for rule, checks in zip(rules, all_checks):
-            words[0] = 2 * rule + self.conditional[rule]
-            words[1], words[2], words[3] = checks
-            words += 1 + FIELDS
+            cells[0] = 2 * rule + self.conditional[rule]
+            cells[1], cells[2], cells[3] = checks
+            cells += 1 + FIELDS
         return place
 
     cdef tuple checks(self, Py_ssize_t rule):
@@ -224,24 +224,24 @@ cdef class Layout:
     cdef int32_t pattern(self, Glob glob) except -1:
         cdef bint wide = is_wide(glob.head) or is_wide(glob.tail)
         cdef Py_ssize_t literals = len(glob.head) + len(glob.tail), at
-        cdef int32_t place = self.block.reserve(6 + (literals if wide else (literals + 3) >> 2))
-        cdef int32_t *words = self.block.data + place
+        cdef int32_t place = self.image.reserve(6 + (literals if wide else (literals + 3) >> 2))
+        cdef int32_t *cells = self.image.data + place
         cdef list sets = []
-        words[0], words[1], words[2] = glob.shape, wide, glob.least_length
-        words[3], words[4], words[5] = len(glob.head), len(glob.tail), len(glob.steps)
-        write_literal(words + 6, glob.head + glob.tail, wide)
+        cells[0], cells[1], cells[2] = glob.shape, wide, glob.least_length
+        cells[3], cells[4], cells[5] = len(glob.head), len(glob.tail), len(glob.steps)
+        write_literal(cells + 6, glob.head + glob.tail, wide)
         if glob.steps:
-            at = self.block.reserve(len(glob.steps))
+            at = self.image.reserve(len(glob.steps))
             for step in glob.steps:
                 if type(step) is tuple:
-                    self.block.data[at] = FIRST_SET - len(sets)
+                    self.image.data[at] = FIRST_SET - len(sets)
                     sets.extend(step)
                 else:
-                    self.block.data[at] = step
+                    self.image.data[at] = step
                 at += 1
-            at = self.block.reserve(len(sets))
-            for word in sets:
-                self.block.data[at] = word
+            at = self.image.reserve(len(sets))
+            for cell in sets:
+                self.image.data[at] = cell
                 at += 1
         return place
 
@@ -284,15 +284,15 @@ cdef class Layout:
                     end += 1
                 ends.append(end)
             count = len(ends)
-            place = self.block.reserve(
+            place = self.image.reserve(
                 (sizeof(Node) >> 2)
                 + ((depth - start) + count if wide
                    else ((depth - start + 3) >> 2) + 2 * ((count + 7) >> 3))
                 + count
             )
             if slot:
-                self.block.data[slot] = place
-            node = <Node *>(self.block.data + place)
+                self.image.data[slot] = place
+            node = <Node *>(self.image.data + place)
             node.label, node.children, node.through, node.ending = (
                 depth - start, count, through, ending
             )
@@ -304,42 +304,42 @@ cdef class Layout:
             for i in range(count):
                 char = PyUnicode_READ_CHAR(<str>keys[low], depth)
                 if wide:
-                    self.block.data[firsts + i] = char
+                    self.image.data[firsts + i] = char
                 else:
-                    (<uint8_t *>(self.block.data + firsts))[i] = <uint8_t>char
+                    (<uint8_t *>(self.image.data + firsts))[i] = <uint8_t>char
                 stack.append((low, ends[i], depth + 1, slot + i))
                 low = ends[i]
             if not wide and count:
                 # INVARIANT: the rest of the last eight are like the first, and come behind it.
-                memset(<uint8_t *>(self.block.data + firsts) + count,
-                       (<uint8_t *>(self.block.data + firsts))[0], -count & 7)
+                memset(<uint8_t *>(self.image.data + firsts) + count,
+                       (<uint8_t *>(self.image.data + firsts))[0], -count & 7)
             nodes.append((place, slot))
         for place, slot in reversed(nodes):
-            node = <Node *>(self.block.data + place)
+            node = <Node *>(self.image.data + place)
             node.least = 2**31 - 1
             for i in range(node.children):
-                node.least = min(node.least, self.block.data[self.block.data[slot + i]])
+                node.least = min(node.least, self.image.data[self.image.data[slot + i]])
             if node.through:
                 node.least = min(node.least, self.least_in(node.through))
             if node.ending:
                 node.least = min(node.least, self.least_in(node.ending))
         return nodes[0][0]
 
-    # --- words
+    # --- infixes
 
-    cdef list words(self, dict lists, int free):
-        # Long words apart from short ones, for these must be looked for at every place.
+    cdef list infixes(self, dict lists, int free):
+        # Long infixes apart from short ones, for these must be looked for at every place.
         by_length = [{}, {}, {}, {}, {}]
-        for word, (rules, _) in lists.items():
-            length = len(word)
-            (<dict>by_length[length - 1 if length < 4 else 3 if length < 8 else 4])[word] = rules
-        return [self.words_alike(of_length, free) for of_length in by_length if of_length]
+        for infix, (rules, _) in lists.items():
+            length = len(infix)
+            (<dict>by_length[length - 1 if length < 4 else 3 if length < 8 else 4])[infix] = rules
+        return [self.infixes_alike(of_length, free) for of_length in by_length if of_length]
 
-    cdef int32_t words_alike(self, dict lists, int free) except -1:
-        cdef Py_ssize_t shortest = min([len(word) for word in lists])
+    cdef int32_t infixes_alike(self, dict lists, int free) except -1:
+        cdef Py_ssize_t shortest = min([len(infix) for infix in lists])
         cdef int32_t size = min(shortest, 4), place, bucket
         cdef dict grams
-        cdef Words *words
+        cdef Infixes *infixes
         cdef uint32_t bit, gram
         stride = min(shortest - size + 1, LONGEST_STRIDE)
         while True:
@@ -348,39 +348,39 @@ cdef class Layout:
                 break
             stride //= 2
         entries = {}
-        for word, rules in lists.items():
-            of_word = self.found(rules, free)
-            wide = is_wide(word)
-            entries[word] = (
-                self.least_in(of_word), self.stamps, len(word), wide,
-                self.block.literal(word, wide), of_word,
+        for infix, rules in lists.items():
+            of_infix = self.found(rules, free)
+            wide = is_wide(infix)
+            entries[infix] = (
+                self.least_in(of_infix), self.stamps, len(infix), wide,
+                self.image.literal(infix, wide), of_infix,
             )
             self.stamps += 1
         table_bits = max(4, (2 * len(grams)).bit_length())
         filter_bits = max(5, (FILTER_BITS * len(grams)).bit_length())
-        place = self.block.reserve(sizeof(Words) >> 2)
-        words_table = self.block.reserve(2 << table_bits)
-        words_filter = self.block.reserve(1 << (filter_bits - 5))
-        words = <Words *>(self.block.data + place)
-        words.gram, words.stride = size, stride
-        words.table, words.table_shift = words_table, 32 - table_bits
-        words.filter, words.filter_shift = words_filter, 32 - filter_bits
-        words.least = min([entry[0] for entry in entries.values()])
+        place = self.image.reserve(sizeof(Infixes) >> 2)
+        infix_table = self.image.reserve(2 << table_bits)
+        infix_filter = self.image.reserve(1 << (filter_bits - 5))
+        infixes = <Infixes *>(self.image.data + place)
+        infixes.gram, infixes.stride = size, stride
+        infixes.table, infixes.table_shift = infix_table, 32 - table_bits
+        infixes.filter, infixes.filter_shift = infix_filter, 32 - filter_bits
+        infixes.least = min([entry[0] for entry in entries.values()])
         for gram, of_gram in grams.items():
             bit = (gram * GOLDEN) >> (32 - filter_bits)
-            self.block.data[words_filter + (bit >> 5)] |= <int32_t>(<uint32_t>1 << (bit & 31))
-            bucket = self.block.reserve(1 + 7 * len(of_gram))
-            self.block.data[bucket] = len(of_gram)
+            self.image.data[infix_filter + (bit >> 5)] |= <int32_t>(<uint32_t>1 << (bit & 31))
+            bucket = self.image.reserve(1 + 7 * len(of_gram))
+            self.image.data[bucket] = len(of_gram)
             bit = (gram * GOLDEN) >> (32 - table_bits)
-            while self.block.data[words_table + 2 * bit + 1]:
+            while self.image.data[infix_table + 2 * bit + 1]:
                 bit = (bit + 1) & ((1 << table_bits) - 1)
-            self.block.data[words_table + 2 * bit] = <int32_t>gram
-            self.block.data[words_table + 2 * bit + 1] = bucket
+            self.image.data[infix_table + 2 * bit] = <int32_t>gram
+            self.image.data[infix_table + 2 * bit + 1] = bucket
             bucket += 1
-            for word, back in of_gram:
-                least, stamp, length, wide, text, of_word = entries[word]
-                for value in (least, stamp, back, length, wide, text, of_word):
-                    self.block.data[bucket] = value
+            for infix, back in of_gram:
+                least, stamp, length, wide, text, of_infix = entries[infix]
+                for value in (least, stamp, back, length, wide, text, of_infix):
+                    self.image.data[bucket] = value
                     bucket += 1
         return place
 
@@ -389,31 +389,31 @@ cdef class Layout:
     cdef int32_t nfa(self, list rules, int field) except -1:
         groups = []
         group = []
-        cdef Py_ssize_t word = 0, bit = 0, states
+        cdef Py_ssize_t cell = 0, bit = 0, states
         for rule in rules:
             glob = <Glob>(<list>self.globs[rule])[field]
             states = states_of(glob)
             if bit + states > 64:
-                word, bit = word + 1, 0
-            if word == NFA_WORDS:
+                cell, bit = cell + 1, 0
+            if cell == NFA_CELLS:
                 groups.append(group)
-                group, word, bit = [], 0, 0
-            group.append((rule, glob, 64 * word + bit))
+                group, cell, bit = [], 0, 0
+            group.append((rule, glob, 64 * cell + bit))
             bit += states
         groups.append(group)
         for rule in rules:
             self.seen[rule] |= 1 << field
         places = [self.simulated(members) for members in groups]
-        cdef int32_t place = self.block.reserve(1 + len(places)), i
-        self.block.data[place] = len(places)
+        cdef int32_t place = self.image.reserve(1 + len(places)), i
+        self.image.data[place] = len(places)
         for i in range(len(places)):
-            self.block.data[place + 1 + i] = places[i]
+            self.image.data[place + 1 + i] = places[i]
         return place
 
     cdef int32_t simulated(self, list members) except -1:
         initial = loops = accepting = any_one = 0
         literals, sets = {}, []
-        firsts = [0] * NFA_WORDS
+        firsts = [0] * NFA_CELLS
         cdef Py_ssize_t bit
         cdef object one = 1     # bits are numbers of any size
         for number, (rule, glob, start) in reversed(list(enumerate(members))):
@@ -449,19 +449,19 @@ cdef class Layout:
         cdef int32_t of_loops = self.bit_rows([loops])
         cdef int32_t of_initial = self.bit_rows([initial])
         cdef int32_t of_accepting = self.bit_rows([accepting])
-        cdef int32_t classes = self.block.reserve(NFA_NARROW >> 1)
-        cdef int32_t wide_starts = self.block.reserve(len(of_wide))
-        cdef int32_t wide_classes = self.block.reserve(len(of_wide))
-        cdef int32_t first = self.block.reserve(NFA_WORDS)
-        cdef int32_t place = self.block.reserve(sizeof(Group) >> 2), i
-        cdef Group *made = <Group *>(self.block.data + place)
+        cdef int32_t classes = self.image.reserve(NFA_NARROW >> 1)
+        cdef int32_t wide_starts = self.image.reserve(len(of_wide))
+        cdef int32_t wide_classes = self.image.reserve(len(of_wide))
+        cdef int32_t first = self.image.reserve(NFA_CELLS)
+        cdef int32_t place = self.image.reserve(sizeof(Group) >> 2), i
+        cdef Group *made = <Group *>(self.image.data + place)
         for i in range(NFA_NARROW):
-            (<uint16_t *>(self.block.data + classes))[i] = narrow[i]
+            (<uint16_t *>(self.image.data + classes))[i] = narrow[i]
         for i in range(len(of_wide)):
-            self.block.data[wide_starts + i], self.block.data[wide_classes + i] = of_wide[i]
-        for i in range(NFA_WORDS):
-            self.block.data[first + i] = firsts[i]
-        made.least, made.candidates = self.block.data[candidates], candidates
+            self.image.data[wide_starts + i], self.image.data[wide_classes + i] = of_wide[i]
+        for i in range(NFA_CELLS):
+            self.image.data[first + i] = firsts[i]
+        made.least, made.candidates = self.image.data[candidates], candidates
         made.classes, made.bounds = classes, len(of_wide)
         made.starts, made.range_classes = wide_starts, wide_classes
         made.rows, made.loops, made.initial, made.accepting = (
@@ -471,10 +471,10 @@ cdef class Layout:
         return place
 
     cdef int32_t bit_rows(self, list rows) except -1:
-        cdef int32_t place = self.block.reserve(len(rows) * NFA_WORDS * 2, True)
+        cdef int32_t place = self.image.reserve(len(rows) * NFA_CELLS * 2, True)
         cdef int32_t at = place
         for row in rows:
-            data = row.to_bytes(NFA_WORDS * 8, "little")
-            memcpy(self.block.data + at, PyBytes_AS_STRING(data), NFA_WORDS * 8)
-            at += NFA_WORDS * 2
+            data = row.to_bytes(NFA_CELLS * 8, "little")
+            memcpy(self.image.data + at, PyBytes_AS_STRING(data), NFA_CELLS * 8)
+            at += NFA_CELLS * 2
         return place

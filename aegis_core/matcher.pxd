@@ -1,4 +1,4 @@
-from aegis_core.block cimport FIELDS
+from aegis_core.image cimport FIELDS
 from libc.stdint cimport int32_t, int64_t, uint32_t
 
 cdef struct Text:
@@ -15,7 +15,7 @@ cdef struct Search:
     int32_t limit
     int32_t *pending
     int32_t pendings
-    uint32_t *stamps        # the epoch in which each word was met
+    uint32_t *stamps        # the epoch in which each infix was met
     uint32_t epoch
     int64_t work            # candidates and states looked at, roughly
 

@@ -1,11 +1,11 @@
-"""Finds the rules whose patterns match, by a block of plain data.
+"""Finds the rules whose patterns match, by an image of plain data.
 
 Nothing here touches a Python object, allocates or recurses deeper than there are fields.
 """
 
-from aegis_core.block cimport (
+from aegis_core.image cimport (
     ANY_TEXT, BACKWARD, Candidate, Entry, FIELDS, FORWARD, Group, Index, LAST_CHARACTER, NFA_NARROW,
-    NFA_WORDS, Node, Part, Pattern, SCAN, Slot, WORDS, Words,
+    NFA_CELLS, Node, Part, Pattern, SCAN, Slot, INFIXES, Infixes,
 )
 from aegis_core.patterns cimport ANY_ONE, ANY_RUN, EXACT, FIRST_SET, FIXED
 from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t, uint64_t
@@ -14,12 +14,12 @@ from libc.string cimport memcpy
 cdef extern from *:
     """
     #define GOLDEN 0x9E3779B1u
-    #define lowest_bit(word) __builtin_ctzll(word)
-    #define bits_in(word) __builtin_popcountll(word)
+    #define lowest_bit(bits) __builtin_ctzll(bits)
+    #define bits_in(bits) __builtin_popcountll(bits)
     """
     const uint32_t GOLDEN
-    int lowest_bit(uint64_t word) noexcept nogil
-    int bits_in(uint64_t word) noexcept nogil
+    int lowest_bit(uint64_t bits) noexcept nogil
+    int bits_in(uint64_t bits) noexcept nogil
 
 ctypedef fused char_t:
     uint8_t
@@ -32,7 +32,7 @@ ctypedef fused literal_t:
 
 
 cdef void search(Search *s, int32_t root) noexcept nogil:
-    # SAFETY: the block was built by `layout`, or its digest was checked; offsets lie inside it.
+    # SAFETY: the image was built by `layout`, or its digest was checked; offsets lie inside it.
     cdef const Index *index = <const Index *>(s.base + root)
     cdef const Part *part = <const Part *>(index + 1)
     cdef const Part *end = part + index.parts
@@ -71,8 +71,8 @@ cdef void search_part(
             walk(s, part.place, data + left - 1, left, -1, wide)
         else:
             walk(s, part.place, data + left - 1, left, -1, narrow)
-    elif part.kind == WORDS:
-        find_words(s, <const Words *>(s.base + part.place), data, length)
+    elif part.kind == INFIXES:
+        find_infixes(s, <const Infixes *>(s.base + part.place), data, length)
     else:
         simulate(s, part.place, data, length)
 
@@ -161,7 +161,7 @@ cdef inline bint begins(
     cdef int32_t i
     cdef uint64_t one, other
     if char_t is uint8_t and literal_t is uint8_t:
-        # SAFETY: eight bytes of the text are there, and eight of the block, whose rows come last.
+        # SAFETY: eight bytes of the text are there, and eight of the image, whose rows come last.
         if step == 1 and 0 < length <= 8 <= left:
             memcpy(&one, data, 8)
             memcpy(&other, label, 8)
@@ -330,7 +330,7 @@ cdef inline bint takes(const int32_t *sets, int32_t step, uint32_t character) no
     return ranges[0]
 
 
-# --- words ---------------------------------------------------------------------------------------
+# --- infixes -------------------------------------------------------------------------------------
 
 
 cdef uint32_t gram_of(const uint32_t *data, int32_t length) noexcept nogil:
@@ -348,13 +348,13 @@ cdef inline uint32_t gram_at(const char_t *data, int32_t length) noexcept nogil:
     return gram
 
 
-cdef void find_words(
-    Search *s, const Words *words, const char_t *data, Py_ssize_t length
+cdef void find_infixes(
+    Search *s, const Infixes *infixes, const char_t *data, Py_ssize_t length
 ) noexcept nogil:
-    cdef const uint32_t *filter = <const uint32_t *>(s.base + words.filter)
+    cdef const uint32_t *filter = <const uint32_t *>(s.base + infixes.filter)
     cdef Py_ssize_t at = 0
     cdef uint32_t gram, bit
-    cdef int32_t size = words.gram, shift = words.filter_shift
+    cdef int32_t size = infixes.gram, shift = infixes.filter_shift
     while at + size <= length:
         if char_t is uint8_t:
             if size == 4:
@@ -365,18 +365,18 @@ cdef void find_words(
             gram = gram_at(data + at, size)
         bit = (gram * GOLDEN) >> shift
         if filter[bit >> 5] >> (bit & 31) & 1:
-            meet(s, words, gram, data, length, at)
-        at += words.stride
+            meet(s, infixes, gram, data, length, at)
+        at += infixes.stride
 
 
 cdef void meet(
-    Search *s, const Words *words, uint32_t gram, const char_t *data, Py_ssize_t length,
+    Search *s, const Infixes *infixes, uint32_t gram, const char_t *data, Py_ssize_t length,
     Py_ssize_t at
 ) noexcept nogil:
     # INVARIANT: the table is never full, so an empty slot ends every search.
-    cdef const Slot *slots = <const Slot *>(s.base + words.table)
-    cdef uint32_t mask = (<uint32_t>1 << (32 - words.table_shift)) - 1
-    cdef uint32_t i = (gram * GOLDEN) >> words.table_shift
+    cdef const Slot *slots = <const Slot *>(s.base + infixes.table)
+    cdef uint32_t mask = (<uint32_t>1 << (32 - infixes.table_shift)) - 1
+    cdef uint32_t i = (gram * GOLDEN) >> infixes.table_shift
     cdef const Entry *entry
     cdef const Entry *end
     while slots[i].bucket and slots[i].gram != gram:
@@ -387,7 +387,7 @@ cdef void meet(
     end = entry + s.base[slots[i].bucket]
     s.work += end - entry
     while entry < end:
-        # A word's rules do not depend on where it stands, so they are looked at once.
+        # A infix's rules do not depend on where it stands, so they are looked at once.
         if (
             entry.least < s.limit and s.stamps[entry.stamp] != s.epoch
             and entry.back <= at and at - entry.back + entry.length <= length
@@ -429,10 +429,10 @@ cdef void simulate_group(
     cdef const int32_t *first = s.base + group.first
     cdef const uint64_t *row
     cdef const Candidate *candidate
-    cdef uint64_t states[NFA_WORDS]
+    cdef uint64_t states[NFA_CELLS]
     cdef uint64_t accepted
     cdef Py_ssize_t i
-    cdef int32_t kind, word
+    cdef int32_t kind, cell
     memcpy(states, s.base + group.initial, sizeof(states))
     for i in range(length):
         if char_t is uint8_t:
@@ -441,15 +441,15 @@ cdef void simulate_group(
             kind = classes[data[i]]
         else:
             kind = wide_class(s, group, data[i])
-        row = rows + kind * NFA_WORDS
-        for word in range(NFA_WORDS):
-            states[word] = ((states[word] << 1) & row[word]) | (states[word] & loops[word])
+        row = rows + kind * NFA_CELLS
+        for cell in range(NFA_CELLS):
+            states[cell] = ((states[cell] << 1) & row[cell]) | (states[cell] & loops[cell])
     s.work += length
-    for word in range(NFA_WORDS):
-        accepted = states[word] & accepting[word]
+    for cell in range(NFA_CELLS):
+        accepted = states[cell] & accepting[cell]
         while accepted:
-            candidate = candidates + first[word] + bits_in(
-                accepting[word] & ((accepted & -accepted) - 1)
+            candidate = candidates + first[cell] + bits_in(
+                accepting[cell] & ((accepted & -accepted) - 1)
             )
             if candidate.key >= s.limit:
                 return

@@ -15,7 +15,7 @@ cdef enum Step:
 # A rule is filed under a literal and `16 * offset + 4 * field + kind`. The offset of a head or tail
 # tells how many characters lie between it and its end of the text.
 cdef enum KeyKind:
-    WHOLE, HEAD, TAIL, WORD
+    WHOLE, HEAD, TAIL, INFIX
 
 cdef enum:
     MOST_OFFSET = 8
@@ -28,8 +28,8 @@ cdef class Glob:
         readonly str tail
         readonly tuple steps        # what lies between head and tail; of GENERAL only
         readonly Py_ssize_t least_length
-        readonly bint is_word       # it is `*word*`: who has found the word need not look again
-        int record                       # where it lies in a block; 0: nowhere yet
+        readonly bint is_infix       # it is `*infix*`: who has found the infix need not look again
+        int record                       # where it lies in an image; 0: nowhere yet
         list keys_of
 
     cdef list keys(self, int field)

@@ -5,7 +5,7 @@ from cpython.unicode cimport PyUnicode_READ_CHAR
 __all__ = ["parse"]
 
 cdef enum:
-    MOST_WORDS = 8      # by which a rule may be filed
+    MAX_INFIXES = 8      # by which a rule may be filed
 
 
 cdef class Glob:
@@ -18,7 +18,7 @@ cdef class Glob:
         steps: Between them: code points, `ANY_ONE`, `ANY_RUN`, and a tuple for a set: whether it is
             negated, the number of its ranges, and the low and high end of each.
         least_length: No shorter text matches.
-        is_word: Whether it is `*word*`.
+        is_infix: Whether it is `*infix*`.
     """
 
     cdef list keys(self, int field):
@@ -46,7 +46,7 @@ cdef class Glob:
                         (16 * offset + 4 * field + TAIL, literal)
                         for offset, literal in _placed(len(self.tail), self.steps[::-1])
                     ])
-                keys.extend([(4 * field + WORD, word) for word in _words(self.steps)])
+                keys.extend([(4 * field + INFIX, infix) for infix in _infixes(self.steps)])
         return keys
 
     def __repr__(self):
@@ -116,7 +116,7 @@ def parse(pattern):
     glob.least_length = len(glob.head) + len(glob.tail)
     for step in glob.steps:
         glob.least_length += step != ANY_RUN
-    glob.is_word = (
+    glob.is_infix = (
         len(glob.steps) > 2 and glob.steps[0] == ANY_RUN and glob.steps[-1] == ANY_RUN
         and not glob.head and not glob.tail
         and all([_is_literal(step) for step in glob.steps[1:-1]])
@@ -155,22 +155,22 @@ cdef list _placed(Py_ssize_t offset, tuple steps):
     return placed
 
 
-cdef list _words(tuple steps):
+cdef list _infixes(tuple steps):
     # The literal runs, the longest first; of many the first ones.
-    cdef list words = []
+    cdef list infixes = []
     cdef list run = []
     for step in (*steps, ANY_RUN):
         if _is_literal(step):
             run.append(chr(step))
         elif run:
-            word = "".join(run)
-            if word not in words:
-                words.append(word)
+            infix = "".join(run)
+            if infix not in infixes:
+                infixes.append(infix)
             run = []
-            if len(words) == MOST_WORDS:
+            if len(infixes) == MAX_INFIXES:
                 break
-    words.sort(key=len, reverse=True)
-    return words
+    infixes.sort(key=len, reverse=True)
+    return infixes
 
 
 cdef tuple _steps(str pattern):

@@ -107,7 +107,7 @@ def _measured(result: Mapping[str, Any]) -> dict[str, float]:
         found[f"compile: ms, {part['rules']} rules"] = part["compile_ms"]["median"]
     found["compile: bytes a rule, at most"] = max(
         (
-            part["block_bytes"] / part["rules"]
+            part["image_bytes"] / part["rules"]
             for part in (*result["engine"], *result["shapes"])
             if part["rules"] >= FEW_RULES
         ),

@@ -198,7 +198,7 @@ def engine(
         "actions": len(questions),
         "dict_entries": len(answers),
         "compile_ms": figures(compile_ms),
-        "block_bytes": made.block_bytes,
+        "image_bytes": made.image_bytes,
         **{f"{name}_ns": figures(values) for name, values in found.items()},
         "ratios": {
             "single over dict": ratio(found["single"], found["dict"]),

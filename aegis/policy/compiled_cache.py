@@ -39,9 +39,9 @@ _log = logging.getLogger("aegis.policy")
 _MAGIC = b"AEGISCP1"
 _HEAD = struct.Struct(
     "<8s32sQQQ"
-)  # magic, digest, sizes of what is said, of the members, of the block
-_BLOCK_HEAD_BYTES = 4096
-"""So much of a block is covered by the file's digest: its own is in there and covers the rest."""
+)  # magic, digest, sizes of what is said, of the members, of the image
+_IMAGE_HEAD_BYTES = 4096
+"""So much of an image is covered by the file's digest: its own is in there and covers the rest."""
 _NESTING = 64
 _NAMED_BY = 32
 """Characters of the digest that name a file; the whole of it stands inside."""
@@ -149,12 +149,12 @@ def pack(policy: CompiledPolicy) -> bytes:
         }
     )
     members = bytes(policy.members)
-    # The block begins a page, as it does in memory.
+    # The image begins a page, as it does in memory.
     said += b" " * (-(_HEAD.size + len(said) + len(members)) % mmap.ALLOCATIONGRANULARITY)
-    block = policy.engine.block
-    digest = _digest(said, members, block)
-    head = _HEAD.pack(_MAGIC, digest, len(said), len(members), len(block))
-    return b"".join((head, said, members, block))
+    image = policy.engine.image
+    digest = _digest(said, members, image)
+    head = _HEAD.pack(_MAGIC, digest, len(said), len(members), len(image))
+    return b"".join((head, said, members, image))
 
 
 def unpack(data: bytes, sha256: str | None = None) -> CompiledPolicy:
@@ -201,16 +201,16 @@ class _NotAtOnce(Exception):
 
 def _opened(
     before: memoryview,
-    block: Buffer,
+    image: Buffer,
     sha256: str | None,
     *,
     is_ready: bool = True,
     at_once: bool = False,
 ) -> CompiledPolicy:
-    """The policy of a block and of what stands before it, neither of which is copied."""
+    """The policy of an image and of what stands before it, neither of which is copied."""
     _, digest, size, _, _ = _HEAD.unpack_from(before)
     said, members = before[_HEAD.size : _HEAD.size + size], before[_HEAD.size + size :]
-    if _digest(said, members, block) != digest:
+    if _digest(said, members, image) != digest:
         raise ValueError("it is damaged")
     known: Any = codec.loads(bytes(said), _NESTING)
     if known["release"] != __version__:
@@ -218,22 +218,22 @@ def _opened(
     if sha256 not in (None, known["sha256"]):
         raise ValueError("it was made from another text")
     warnings = tuple(Problem(*odd) for odd in known["warnings"])
-    # The block is no part of a view: one that is still used cannot be cleared with other garbage.
+    # The image is no part of a view: one that is still used cannot be cleared with other garbage.
     if at_once and (
         _count(members, _EXPRESSION) or _count(members, _CONDITIONS) > _QUICK_CONDITIONS
     ):
         raise _NotAtOnce
     searches = Searches()
-    engine = Engine(block, condition=compiler(searches) if is_ready else _Deferred)
+    engine = Engine(image, condition=compiler(searches) if is_ready else _Deferred)
     searches.compile()
     return CompiledPolicy(known["sha256"], known["rule_count"], warnings, members, engine)
 
 
-def _digest(said: Buffer, members: Buffer, block: Buffer) -> bytes:
+def _digest(said: Buffer, members: Buffer, image: Buffer) -> bytes:
     hashed = hashlib.sha256(struct.pack("<QQ", len(memoryview(said)), len(memoryview(members))))
     hashed.update(said)
     hashed.update(members)
-    hashed.update(memoryview(block)[:_BLOCK_HEAD_BYTES])
+    hashed.update(memoryview(image)[:_IMAGE_HEAD_BYTES])
     return hashed.digest()
 
 
@@ -360,8 +360,8 @@ def _read(path: str, sha256: str, *, at_once: bool = False) -> CompiledPolicy:
         if start % mmap.ALLOCATIONGRANULARITY or start >= found.st_size:
             raise ValueError("it is damaged")
         before = _filled(reader, start)
-        block = _filled(reader, found.st_size - start)
-    return _opened(memoryview(before), block, sha256, at_once=at_once)
+        image = _filled(reader, found.st_size - start)
+    return _opened(memoryview(before), image, sha256, at_once=at_once)
 
 
 def _filled(reader: FileIO, size: int) -> mmap.mmap:

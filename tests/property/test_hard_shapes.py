@@ -1,4 +1,4 @@
-"""The engine decides as the specification does on policies that are hard to file, and from blocks.
+"""The engine decides as the specification does on policies that are hard to file, and from images.
 
 They are larger than Hypothesis draws, and of the shapes that have structures of their own: words,
 automata, lists that are filed again by another field, rules that earlier ones cover.
@@ -156,7 +156,7 @@ def test_hard_policy_is_decided_as_specified(seed: int) -> None:
         decision.matched_rule for decision in engine.evaluate_many([(*one, None) for one in asked])
     ]
     assert found == wanted
-    again = Engine(engine.block, condition=_says)
+    again = Engine(engine.image, condition=_says)
     assert [again.evaluate(*one).matched_rule for one in asked] == wanted
 
 
@@ -266,7 +266,7 @@ def test_huge_words_and_sets_take_memory_of_their_own_size() -> None:
     globs += [f"*[{kind}{chars}]*" for chars in (wide, overlapping) for kind in ("", "!")] * 3
     policy = Policy(tuple(PolicyRule(glob, name=f"rule_{i}") for i, glob in enumerate(globs)))
     engine = compile_policy(policy, condition=_says)
-    assert engine.block_bytes < 40 * sum(map(len, globs))
+    assert engine.image_bytes < 40 * sum(map(len, globs))
     specified = _specified(policy)
     for text in ("", "\u4e00", "\u4e01", "\u9fff", "a", "ab" * 500_001):
         assert engine.evaluate(text).matched_rule == specified((text, "", ""))
@@ -288,55 +288,55 @@ def test_overlapping_sets_are_simulated_as_specified(seed: int) -> None:
         assert engine.evaluate(text).matched_rule == specified((text, "", ""))
 
 
-# --- blocks ----------------------------------------------------------------------------------------
+# --- images ----------------------------------------------------------------------------------------
 
 
 def test_damaged_block_is_refused() -> None:
-    block = compile_policy(_policy(Random(7), 60), condition=_says).block
+    image = compile_policy(_policy(Random(7), 60), condition=_says).image
     pick = Random(8)
     for _ in range(300):
-        damaged = bytearray(block)
-        place = pick.randrange(len(block))
+        damaged = bytearray(image)
+        place = pick.randrange(len(image))
         damaged[place] ^= 1 << pick.randrange(8)
-        with pytest.raises(ValueError, match=r"block|compiled policy"):
+        with pytest.raises(ValueError, match=r"image|compiled policy"):
             Engine(damaged, condition=_says)
-    for size in (0, 1, 50, 95, 96, len(block) - 1, len(block) - 4):
-        with pytest.raises(ValueError, match="block"):
-            Engine(block[:size], condition=_says)
-    with pytest.raises(ValueError, match="block"):
-        Engine(block + b"\0\0\0\0", condition=_says)
+    for size in (0, 1, 50, 95, 96, len(image) - 1, len(image) - 4):
+        with pytest.raises(ValueError, match="image"):
+            Engine(image[:size], condition=_says)
+    with pytest.raises(ValueError, match="image"):
+        Engine(image + b"\0\0\0\0", condition=_says)
 
 
 def test_block_tells_what_the_decisions_say() -> None:
     policy = Policy((PolicyRule("a*", name="\u6f22\ud800"), PolicyRule("b", name="b")))
     one = compile_policy(policy, condition=_says)
-    other = Engine(one.block, condition=_says)
+    other = Engine(one.image, condition=_says)
     for text in ("ab", "b", "c"):
         assert other.evaluate(text) == one.evaluate(text)
 
 
 def test_block_is_the_same_each_time() -> None:
     policy = _policy(Random(9), 200)
-    first, second = (compile_policy(policy, condition=_says).block for _ in range(2))
+    first, second = (compile_policy(policy, condition=_says).image for _ in range(2))
     assert first == second
 
 
 def test_conditions_that_are_no_json_are_not_stored() -> None:
     policy = Policy((PolicyRule(name="a", conditions={"says": object()}),))
     with pytest.raises(ValueError, match="JSON"):
-        _ = compile_policy(policy, condition=_says).block
+        _ = compile_policy(policy, condition=_says).image
 
 
 def test_condition_of_a_block_is_compiled_from_what_was_written() -> None:
     policy = Policy((PolicyRule(name="a", conditions={"says": True}),))
-    engine = Engine(compile_policy(policy, condition=_says).block, condition=_says)
+    engine = Engine(compile_policy(policy, condition=_says).image, condition=_says)
     assert engine.evaluate("x").matched_rule == "a"
 
 
 def test_block_is_used_where_it_lies() -> None:
-    block = compile_policy(_policy(Random(10), 100), condition=_says).block
-    shared = bytearray(block)
+    image = compile_policy(_policy(Random(10), 100), condition=_says).image
+    shared = bytearray(image)
     engine = Engine(memoryview(shared), condition=_says)
     with pytest.raises(BufferError):
         shared.clear()  # the engine holds on to it
-    assert engine.block == block
+    assert engine.image == image

@@ -184,7 +184,7 @@ def test_policy_of_an_engine_cannot_be_replaced() -> None:
 
 
 def test_more_rules_take_more_memory() -> None:
-    assert engine_of(PolicyRule("a*"), PolicyRule("b*")).block_bytes > engine_of().block_bytes
+    assert engine_of(PolicyRule("a*"), PolicyRule("b*")).image_bytes > engine_of().image_bytes
 
 
 # Patterns -----------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-# The layout of a block: a compiled policy as plain data, in words of 32 bits. Places are offsets
+# The layout of an image: a compiled policy as plain data, in cells of 32 bits. Places are offsets
 # from its start, so that it can lie anywhere, in a file or in memory that several processes share.
 #
 # "Wide" texts and literals hold code points of 32 bits, the others of 8: code points up to 255.
@@ -17,10 +17,10 @@ cdef enum Symbol:
     ANY_CHARACTER = 0x110001    # stands for `?` or a set: only `*` and `?` take it
 
 cdef enum PartKind:
-    FORWARD, BACKWARD, WORDS, NFA, SCAN
+    FORWARD, BACKWARD, INFIXES, NFA, SCAN
 
 cdef enum:
-    NFA_WORDS = 16          # of 64 bits, in a group
+    NFA_CELLS = 16          # of 64 bits, in a group
     NFA_NARROW = 256        # code points that the class table of a group holds
 
 
@@ -28,12 +28,12 @@ cdef struct Header:
     char magic[8]
     int32_t format
     int32_t byte_order
-    int32_t words           # of the whole block
+    int32_t cells           # of the whole image
     int32_t rules
     int32_t root            # an Index
     int32_t decisions       # Row of each rule and of the default
     int32_t conditionals    # rules with conditions
-    int32_t stamps          # words that are to be met once a decision
+    int32_t stamps          # infixes that are to be met once a decision
     int32_t is_portable     # whether the conditions are there as JSON
     int32_t unused[3]
     uint8_t digest[32]      # SHA-256 of all the rest
@@ -86,9 +86,9 @@ cdef struct Pattern:
     int32_t tail
     int32_t steps
 
-# Words are found by grams: short runs of their characters. A text is looked at every `stride`
-# characters, and each word is known by the grams that one of these looks must meet.
-cdef struct Words:
+# Infixes are found by grams: short runs of their characters. A text is looked at every `stride`
+# characters, and each infix is known by the grams that one of these looks must meet.
+cdef struct Infixes:
     int32_t least
     int32_t gram            # length, at most 4
     int32_t stride
@@ -108,7 +108,7 @@ cdef struct Bucket:
 cdef struct Entry:
     int32_t least
     int32_t stamp
-    int32_t back            # where in the word the gram lies
+    int32_t back            # where in the infix the gram lies
     int32_t length
     int32_t wide
     int32_t text
@@ -130,16 +130,16 @@ cdef struct Group:
     int32_t loops           # bits that stay
     int32_t initial
     int32_t accepting
-    int32_t first           # number of the first pattern in each word of 64 bits
+    int32_t first           # number of the first pattern in each cell of 64 bits
     int32_t candidates      # a Candidate each pattern
 
 
-cdef class Block:
+cdef class Image:
     cdef:
         int32_t *data
         Py_ssize_t size, capacity
 
-    cdef int32_t reserve(self, Py_ssize_t words, bint aligned=*) except -1
+    cdef int32_t reserve(self, Py_ssize_t cells, bint aligned=*) except -1
     cdef int32_t literal(self, str text, bint wide) except -1
     cdef int32_t text(self, bytes text) except -1
 
@@ -147,3 +147,5 @@ cdef class Block:
 cdef void write_literal(int32_t *place, str text, bint wide)
 
 cdef bint is_wide(str text)
+cdef bytes digest_of(object image)
+cdef int check_image(object image) except -1
