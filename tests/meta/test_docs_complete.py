@@ -202,3 +202,14 @@ def test_every_document_is_linked_from_the_readme() -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     pages = [path.name for path in (ROOT / "docs").glob("*.md")]
     assert [name for name in pages if f"docs/{name}" not in readme] == []
+
+
+def test_decisions_are_numbered_and_indexed() -> None:
+    pages = sorted((ROOT / "docs/decisions").glob("0*.md"))
+    titles = [page.read_text(encoding="utf-8").splitlines()[0] for page in pages]
+    assert [title.split(".")[0] for title in titles] == [f"# {n}" for n in range(1, len(pages) + 1)]
+    index = [row[:2] for row in rows("docs/decisions/README.md", "Decisions")]
+    assert index == [
+        [f"[{number}]({page.name})", title.partition(". ")[2]]
+        for number, (page, title) in enumerate(zip(pages, titles, strict=True), 1)
+    ]
