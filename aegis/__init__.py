@@ -13,8 +13,8 @@ from aegis._version import __version__
 if TYPE_CHECKING:
     from aegis.audit import ResultStatus
     from aegis.errors import AegisError, PolicyError
-    from aegis.execution.enforcer import Executor, Result
-    from aegis.execution.enforcer import Executor as BaseExecutor
+    from aegis.execution.executors import Executor, Result
+    from aegis.execution.executors import Executor as BaseExecutor
     from aegis.policy.loader import Policy
     from aegis_core import Action, Approval, PolicyDecision, PolicyRule, RiskLevel
 
@@ -38,13 +38,13 @@ _HOMES = {
     "Action": "aegis_core",
     "AegisError": "aegis.errors",
     "Approval": "aegis_core",
-    "BaseExecutor": "aegis.execution.enforcer",
-    "Executor": "aegis.execution.enforcer",
+    "BaseExecutor": "aegis.execution.executors",
+    "Executor": "aegis.execution.executors",
     "Policy": "aegis.policy.loader",
     "PolicyDecision": "aegis_core",
     "PolicyError": "aegis.errors",
     "PolicyRule": "aegis_core",
-    "Result": "aegis.execution.enforcer",
+    "Result": "aegis.execution.executors",
     "ResultStatus": "aegis.audit",
     "RiskLevel": "aegis_core",
 }

@@ -27,6 +27,7 @@ __all__ = [
     "exact",
     "is_deeper",
     "loads",
+    "loads_inexact",
     "loads_own",
     "refuse_repeated",
     "written",
@@ -164,43 +165,48 @@ def _plain(value: Any) -> object:
     return str(value) if parts is None else parts
 
 
-def loads(body: bytes, deepest: int, *, is_exact: bool = True) -> Any:
+def loads(body: bytes, deepest: int) -> Any:
     """A body's value.
 
     Args:
         body: JSON in UTF-8.
-        deepest: How many objects and lists may stand inside each other.
-        is_exact: False: integers of over 64 bits may become floats, which is quicker; `exact`
-            mends that.
+        deepest: How many objects and lists may be nested in each other.
 
     Raises:
-        InvalidBody: It is no JSON (code `invalid_json`), or nested too deeply.
+        InvalidBody: It is not JSON (code `invalid_json`), or nested too deeply.
     """
     try:
-        if is_exact and may_exceed_64_bits(body):
-            value = _parsed_exactly(body)
-        else:
-            value = orjson.loads(body)
+        value = _parsed_exactly(body) if may_exceed_64_bits(body) else orjson.loads(body)
     except ValueError as error:
-        if not is_exact:  # an integer may be too large for a float
-            return loads(body, deepest)
         if not body.strip():
             raise InvalidBody("the body is empty; send JSON", "invalid_json") from None
         if "number is infinity" in str(error):
             error = _TooLarge()
         raise InvalidBody(f"the body is not JSON: {error}", "invalid_json") from None
-    # Nothing can be nested deeper than it opens brackets, and counting those is quick.
-    if (
-        len(body) > 2 * deepest
-        and body.count(b"{") + body.count(b"[") > deepest
-        and is_deeper(value, deepest)
-    ):
-        raise InvalidBody(f"the body is nested deeper than {deepest} levels")
+    if len(body) > 2 * deepest and body.count(b"{") + body.count(b"[") > deepest:
+        _refuse_deeper(value, deepest)
     return value
 
 
+def loads_inexact(body: bytes, deepest: int) -> Any:
+    """As `loads`, and quicker; integers of over 64 bits may become floats: `exact` mends that."""
+    try:
+        value = orjson.loads(body)
+    except ValueError:  # an integer may be too large for a float
+        return loads(body, deepest)
+    # Nothing can be nested deeper than it opens brackets, and counting those is quick.
+    if len(body) > 2 * deepest and body.count(b"{") + body.count(b"[") > deepest:
+        _refuse_deeper(value, deepest)
+    return value
+
+
+def _refuse_deeper(value: object, deepest: int) -> None:
+    if is_deeper(value, deepest):
+        raise InvalidBody(f"the body is nested deeper than {deepest} levels")
+
+
 def exact(value: Any, body: bytes) -> Any:
-    """What `loads` gave of a body, with integers of over 64 bits that are exact."""
+    """What `loads_inexact` gave of a body, with integers of over 64 bits that are exact."""
     return _parsed_exactly(body) if may_exceed_64_bits(body) else value
 
 

@@ -2,19 +2,81 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 from aegis.codec import dumps
 from aegis.errors import InvalidBody, named, shown
 from aegis_core import Action, Decision
 
-__all__ = ["Question", "action", "batch", "decision", "question"]
+__all__ = [
+    "Actions",
+    "Question",
+    "Questions",
+    "action",
+    "batch",
+    "decision",
+    "question",
+    "read_actions",
+    "read_questions",
+]
 
 Question = tuple[str, str, str, dict[str, Any] | None]
 """What is needed to decide: action type, target, agent, params."""
 
+
+class Questions(NamedTuple):
+    """What a request asks to decide.
+
+    Attributes:
+        items: Action type, target, agent and params of each action.
+        is_batch: Whether a list is to be answered.
+        read_params: Makes a mapping of an item's params; None: they are mappings.
+    """
+
+    items: Sequence[tuple[str, str, str, Any]]
+    is_batch: bool
+    read_params: Callable[[Any], Any] | None = None
+
+
+class Actions(NamedTuple):
+    """What a request asks to decide and record, or to execute.
+
+    Attributes:
+        items: The actions.
+        is_batch: Whether a list is to be answered.
+    """
+
+    items: Sequence[Action]
+    is_batch: bool
+
+
 _TEXTS = ("description", "agent_id", "session_id", "parent_agent_id", "chain_id")
 _INT64 = range(-(2**63), 2**63)
+
+
+def read_questions(value: Any, largest: int) -> Questions:
+    """What the value of a body asks to decide: about one action, or a batch.
+
+    Raises:
+        InvalidBody: Something is wrong; the message says where, as in `actions[3].target`.
+    """
+    if _is_single(value):
+        return Questions([question(value)], False)
+    items = batch(value, largest)
+    return Questions([question(item, index) for index, item in enumerate(items)], True)
+
+
+def read_actions(value: Any, largest: int) -> Actions:
+    """As `read_questions`: the actions, whole."""
+    if _is_single(value):
+        return Actions([action(value)], False)
+    items = batch(value, largest)
+    return Actions([action(item, index) for index, item in enumerate(items)], True)
+
+
+def _is_single(value: Any) -> bool:
+    return type(value) is dict and "actions" not in value
 
 
 def batch(value: Any, largest: int) -> list[Any]:

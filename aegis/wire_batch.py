@@ -9,9 +9,12 @@ from typing import Annotated, Any
 
 import msgspec
 
+from aegis.codec import loads
+from aegis.wire import Questions
+from aegis.wire import read_questions as read_carefully
 from aegis_core import brackets_in, brackets_in_object
 
-__all__ = ["PLAIN_BATCH", "plain_batch", "plain_params"]
+__all__ = ["PLAIN_BATCH", "plain_batch", "plain_params", "read_plain", "read_questions"]
 
 PLAIN_BATCH = b'{"actions"'
 """What the body of a batch of plain actions begins with."""
@@ -34,6 +37,26 @@ class _PlainBatch(msgspec.Struct, gc=False, forbid_unknown_fields=True):
 
 _PLAIN = msgspec.json.Decoder(_PlainBatch)
 _decode = msgspec.json.Decoder().decode  # keeps integers exact, whatever their size
+
+
+def read_questions(body: bytes, largest: int, deepest: int) -> Questions:
+    """What a body asks to decide, whatever it is.
+
+    Args:
+        body: JSON in UTF-8.
+        largest: How many actions it may have.
+        deepest: How many objects and lists may be nested in each other.
+
+    Raises:
+        InvalidBody: Something is wrong.
+    """
+    return read_plain(body, largest, deepest) or read_carefully(loads(body, deepest), largest)
+
+
+def read_plain(body: bytes, largest: int, deepest: int) -> Questions | None:
+    """As `read_questions`; None: it is not a batch of plain actions."""
+    items = plain_batch(body, largest, deepest)
+    return None if items is None else Questions(items, True, plain_params)
 
 
 def plain_batch(

@@ -14,6 +14,7 @@ from aegis import codec
 from aegis.bench import workload
 from aegis.bench.measure import figures, quiet, ratio, turns
 from aegis.config import Settings
+from aegis.execution.decide import ActionService
 from aegis.host.workers import Workers
 from aegis.policy.compiled_cache import compiled
 from aegis.policy.decision_point import Decider, DecisionPoint, Snapshot
@@ -72,7 +73,9 @@ def _snapshot(rules: int) -> Snapshot:
 
 
 def _api(snapshot: Callable[[], Snapshot]) -> Api:
-    return Api(Settings(), snapshot, Decider(DEFAULT_BUDGET), _nobody, _nobody, _nobody, _nobody)
+    settings = Settings()
+    actions = ActionService(snapshot, Decider(DEFAULT_BUDGET), _nobody, settings.audit_decisions)
+    return Api(settings, actions, _nobody, _nobody, _nobody)
 
 
 def _nobody() -> NoReturn:

@@ -159,9 +159,9 @@ class Decider:
 
     async def finish(self, batch: Batch[Any]) -> None:
         """Decide the rest of a batch."""
-        await self.aside(decide_all, batch)
+        await self.in_thread(decide_all, batch)
 
-    async def aside(self, do: Callable[..., _Made], *arguments: Any) -> _Made:
+    async def in_thread(self, do: Callable[..., _Made], *arguments: Any) -> _Made:
         """What a function answers, called in the thread."""
         return await asyncio.get_running_loop().run_in_executor(self._threads, do, *arguments)
 

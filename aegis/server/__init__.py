@@ -21,7 +21,7 @@ from aegis.config import (
     names_in,
 )
 from aegis.errors import ConfigError, shown
-from aegis.execution.enforcer import Executor
+from aegis.execution.executors import Executor
 from aegis.policy.compiled_cache import CompiledFiles, PolicyText, compiled
 from aegis.policy.file_source import log_oddities
 from aegis.policy.loader import LoadedPolicy, Policy, load_text, read_policy

@@ -8,7 +8,8 @@ from aegis.auth.keys import environment_keys
 from aegis.auth.ring import KeyRing
 from aegis.auth.roles import Permission
 from aegis.config import AuditDecisions, Settings
-from aegis.execution.enforcer import Executor, NoOpExecutor
+from aegis.execution.decide import ActionService
+from aegis.execution.executors import Executor, NoOpExecutor
 from aegis.host.memory import SharedBytes
 from aegis.policy.compile_process import YAML_TYPES
 from aegis.policy.compiled_cache import PolicyText
@@ -53,9 +54,12 @@ def build_app(
     )
     api = Api(
         settings,
-        service.decisions.snapshot,
-        service.decider,
-        service.enforcer,
+        ActionService(
+            service.decisions.snapshot,
+            service.decider,
+            service.enforcer,
+            settings.audit_decisions,
+        ),
         service.audit,
         service.reader,
         service.notices,
@@ -102,7 +106,7 @@ def _agent_routes(settings: Settings, api: Api) -> dict[tuple[str, str], Route]:
     describe = spec.handler(settings)
     evaluate: Handler = api.evaluate
     if settings.audit_decisions is not AuditDecisions.NONE:
-        evaluate = api.evaluate_noted
+        evaluate = api.evaluate_recorded
     return {
         ("GET", "/openapi.json"): Route(
             "openapi", describe, Permission.DESCRIBE, needs_service=False

@@ -14,7 +14,10 @@ from aegis.audit.signing import HeadSigner
 from aegis.auth.ring import KeyRing
 from aegis.config import Settings
 from aegis.errors import ConfigError, NotFound, NotReady
-from aegis.execution.enforcer import Enforcer, Executor
+from aegis.execution.approvals import AutoApprover
+from aegis.execution.enforcer import Enforcer
+from aegis.execution.executors import Executor, GuardedExecutor
+from aegis.execution.records import Recorder
 from aegis.policy.compiled_cache import PolicyText
 from aegis.policy.decision_point import Decider, DecisionPoint
 from aegis.policy.file_source import PolicyFile
@@ -99,15 +102,20 @@ class Service:
             opened.callback(audit.close)
             reader = AuditReader(store, signer=self._signer)
             opened.callback(reader.close)
+            redaction = Redaction(settings.redact, settings.redact_except)
             enforcer = Enforcer(
                 audit,
                 reader,
-                self._executor,
-                decider=self.decider,
-                session_id=self._session_id,
-                timeout_s=settings.execute_timeout_s,
-                largest_data_bytes=settings.largest_result_bytes,
-                redaction=Redaction(settings.redact, settings.redact_except),
+                GuardedExecutor(
+                    self._executor,
+                    timeout_s=settings.execute_timeout_s,
+                    max_data_bytes=settings.largest_result_bytes,
+                    redaction=redaction,
+                ),
+                approver=AutoApprover(),
+                recorder=Recorder(
+                    session_id=self._session_id, worker=audit.worker, redaction=redaction
+                ),
             )
             try:
                 await enforcer.setup()

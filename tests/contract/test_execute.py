@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.contract.client import EXECUTE, app_of, served
+from tests.contract.client import EVALUATE, EXECUTE, app_of, served
 
 WHOLE = {
     "action_type": "write",
@@ -91,6 +91,14 @@ def test_record_holds_all_that_was_sent_and_decided() -> None:
         "seq": 1,
         "hash": record["hash"],
     }
+
+
+@pytest.mark.parametrize("path", [EXECUTE, EVALUATE])
+def test_record_has_the_request_id_that_its_client_sent(path: str) -> None:
+    with served(app_of(audit_decisions="all")) as client:
+        client.post(path, [WHOLE, {"type": "delete"}], headers={"x-request-id": "mine-1"})
+        client.post(path, WHOLE)
+        assert [record["request_id"] for record in client.records()] == ["mine-1", "mine-1", None]
 
 
 def is_now(timestamp: str) -> bool:

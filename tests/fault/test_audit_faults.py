@@ -18,7 +18,7 @@ import pytest
 
 from aegis import Action, Executor, Result, ResultStatus
 from aegis.audit.verify import verify
-from aegis.execution import enforcer
+from aegis.execution import records
 from aegis.store.database import Store
 from aegis.timestamps import now_us
 from tests.contract.client import app_of, served
@@ -244,7 +244,7 @@ def test_clock_that_is_set_back_breaks_neither_order_nor_chain(
     with served(app_of(audit_db_path=path)) as client:
         for hours in (0, -1, 2, -30, 0):
             offset = hours * 3_600_000_000
-            monkeypatch.setattr(enforcer, "now_us", lambda offset=offset: now_us() + offset)
+            monkeypatch.setattr(records, "now_us", lambda offset=offset: now_us() + offset)
             client.post(EXECUTE, {"type": "read", "target": str(hours)})
         found = [record["action_target"] for record in client.records()]
         assert found == ["0", "-1", "2", "-30", "0"]

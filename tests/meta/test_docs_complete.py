@@ -18,7 +18,7 @@ from aegis.auth.roles import PERMISSIONS, Permission, Role
 from aegis.bench import plots, report
 from aegis.cli import main
 from aegis.config import Settings
-from aegis.execution.enforcer import LONGEST_ERROR
+from aegis.execution.executors import MAX_ERROR_CHARS, MAX_REQUEST_RESULT_BYTES
 from aegis.policy.conditions import CONDITIONS
 from aegis.server.api.operators import MOST_CHANGES
 from aegis.server.openapi.spec import ERRORS, document
@@ -129,7 +129,8 @@ def test_limits_stand_in_a_table() -> None:
         settings.deepest_nesting,
         settings.condition_budget,
         settings.largest_result_bytes,
-        LONGEST_ERROR,
+        MAX_REQUEST_RESULT_BYTES,
+        MAX_ERROR_CHARS,
         settings.body_timeout_s,
         settings.keep_alive_s,
         settings.execute_timeout_s,

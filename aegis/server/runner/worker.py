@@ -19,7 +19,7 @@ from typing import Any, NoReturn
 
 from aegis.config import Settings
 from aegis.errors import AegisError, ConfigError, shown
-from aegis.execution.enforcer import Executor
+from aegis.execution.executors import Executor
 from aegis.host.memory import SharedBytes
 from aegis.policy.compiled_cache import PolicyText
 from aegis.server.composition import build_app
