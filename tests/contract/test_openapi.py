@@ -16,7 +16,9 @@ import aegis.errors
 from aegis.audit.filters import AUDIT_PARAMETERS
 from aegis.config import Settings
 from aegis.errors import AegisError
-from aegis.server.openapi.spec import ERRORS, OPERATIONS, document
+from aegis.server.openapi.errors import ERRORS
+from aegis.server.openapi.paths import OPERATIONS
+from aegis.server.openapi.spec import document
 from tests.contract.client import (
     AUDIT,
     EVALUATE,

@@ -21,7 +21,8 @@ from aegis.config import Settings
 from aegis.execution.executors import MAX_ERROR_CHARS, MAX_REQUEST_RESULT_BYTES
 from aegis.policy.conditions import CONDITIONS
 from aegis.server.api.operators import MOST_CHANGES
-from aegis.server.openapi.spec import ERRORS, document
+from aegis.server.openapi.errors import ERRORS
+from aegis.server.openapi.spec import document
 from tests.contract.client import app_of, routes_of
 from tests.meta.documents import DOCUMENTS, ROOT, rows, words
 
