@@ -37,6 +37,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
+from reprlib import Repr
 
 from aegis_core import AegisError, PolicyError, Problem
 
@@ -74,6 +75,10 @@ __all__ = [
 ]
 
 _LONGEST_SHOWN = 80
+_ENCODER = json.JSONEncoder(ensure_ascii=False)
+_CONTAINERS = (list, tuple, dict, set, frozenset)
+_REPR = Repr()
+_REPR.maxlevel = 2
 
 
 class ConfigError(AegisError):
@@ -324,12 +329,18 @@ def shown(value: object) -> str:
 
 
 def _json(value: object) -> str:
+    text = ""
     try:
-        return json.dumps(value, ensure_ascii=False)
+        # Piece by piece, since a value that is used many times, or holds itself, has no end.
+        for piece in _ENCODER.iterencode(value):
+            text += piece
+            if len(text) > _LONGEST_SHOWN:
+                break
+        return text
     except (TypeError, ValueError, RecursionError):
         pass
     try:
-        return repr(value)
+        return _REPR.repr(value) if isinstance(value, _CONTAINERS) else repr(value)
     except ValueError:  # Python writes integers of some thousand digits only
         return f"an integer of {value.bit_length()} bits" if isinstance(value, int) else "…"
 

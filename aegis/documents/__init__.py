@@ -7,28 +7,18 @@ by it.
 from __future__ import annotations
 
 from aegis.documents.json_reader import read_json
-from aegis.documents.reader import (
-    HALF_A_PAIR,
-    MAX_NESTING,
-    NO_NUMBER,
-    Document,
-    Lines,
-    LookAlikes,
-    is_encodable,
-    is_number_of_json,
-)
+from aegis.documents.reader import Document, Lines, LookAlikes
+from aegis.documents.values import HALF_A_PAIR, check_value, is_encodable
 from aegis.documents.yaml_reader import read_yaml
 
 __all__ = [
     "HALF_A_PAIR",
-    "MAX_NESTING",
-    "NO_NUMBER",
     "Document",
     "Lines",
     "LookAlikes",
+    "check_value",
     "is_blank",
     "is_encodable",
-    "is_number_of_json",
     "read_document",
 ]
 

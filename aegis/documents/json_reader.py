@@ -7,15 +7,14 @@ import math
 import re
 from typing import Any, NoReturn
 
-from aegis.documents.reader import (
+from aegis.documents.reader import Document, Reader, repeated_key
+from aegis.documents.values import (
     HALF_A_PAIR,
     MAX_NESTING,
     NO_NUMBER,
-    Document,
-    Reader,
+    TOO_DEEP,
     is_encodable,
     is_number_of_json,
-    repeated_key,
 )
 from aegis.errors import Problems, shown
 
@@ -152,7 +151,7 @@ class _JsonReader(Reader):
             self.open.append(container)
             self.keys.append(None if token == "{" else 0)
             if len(self.open) > MAX_NESTING:
-                raise self._refused(f"nested deeper than {MAX_NESTING} levels", line)
+                raise self._refused(TOO_DEEP, line)
         elif token.startswith('"') and self._expects_key():
             self._take_key(self._scalar(token, line), line)
         else:

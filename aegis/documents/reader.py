@@ -2,29 +2,18 @@
 
 from __future__ import annotations
 
-import math
-import sys
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from aegis.errors import PolicyError, Problem, Problems, shown
 
 __all__ = [
-    "HALF_A_PAIR",
-    "MAX_NESTING",
-    "NO_NUMBER",
     "Document",
     "Lines",
     "LookAlikes",
     "Reader",
-    "is_encodable",
-    "is_number_of_json",
     "repeated_key",
 ]
-
-MAX_NESTING = 64
-HALF_A_PAIR = "holds half of a surrogate pair, which is no character"
-NO_NUMBER = f"is not a number that JSON has, of at most {sys.get_int_max_str_digits()} digits"
 
 Lines = dict[int, dict[Any, int]]
 """Of each mapping and list, by its `id`: the line of each key or index; of itself, under None."""
@@ -49,28 +38,6 @@ class Document:
     lines: Lines
     problems: Problems
     look_alikes: LookAlikes = field(default_factory=dict)
-
-
-def is_number_of_json(value: object) -> bool:
-    """Whether a value is a number that can be written as JSON and read again as it was."""
-    if isinstance(value, float):
-        return math.isfinite(value)
-    if not isinstance(value, int):
-        return False
-    try:
-        str(value)
-    except ValueError:  # Python writes and reads integers of some thousand digits only
-        return False
-    return True
-
-
-def is_encodable(text: str) -> bool:
-    """Whether a text has only whole characters."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 class Reader:

@@ -9,21 +9,17 @@ from typing import Any
 
 import yaml
 
-from aegis.documents.reader import (
+from aegis.documents.reader import Document, LookAlikes, Reader, repeated_key
+from aegis.documents.values import (
+    MAX_EXPANDED_NODES,
     MAX_NESTING,
     NO_NUMBER,
-    Document,
-    LookAlikes,
-    Reader,
+    TOO_DEEP,
     is_number_of_json,
-    repeated_key,
 )
 from aegis.errors import named, shown
 
 __all__ = ["read_yaml"]
-
-MAX_EXPANDED_NODES = 100_000
-"""How many nodes aliases may add to those that are written."""
 
 _Events: Any = yaml.CSafeLoader if yaml.__with_libyaml__ else yaml.SafeLoader
 
@@ -62,7 +58,7 @@ class _YamlReader(Reader):
             line = mark.line + 1 if mark else None
             said = str(error.problem or error.context)
             if "maximum nesting depth" in said:  # the parser reads ahead, to a limit of its own
-                raise self._refused(f"nested deeper than {MAX_NESTING} levels", line) from None
+                raise self._refused(TOO_DEEP, line) from None
             raise self._refused(f"not YAML: {self._advised(said, mark)}", line) from None
         except yaml.reader.ReaderError as error:
             raise self._refused(*self._unreadable(error)) from None
@@ -120,9 +116,7 @@ class _YamlReader(Reader):
         if isinstance(event, yaml.ScalarEvent):
             value, size = self._scalar(event), 1
         elif len(self.open) >= MAX_NESTING:
-            raise self._refused(
-                f"nested deeper than {MAX_NESTING} levels", event.start_mark.line + 1
-            )
+            raise self._refused(TOO_DEEP, event.start_mark.line + 1)
         elif isinstance(event, yaml.SequenceStartEvent):
             value, size = self._sequence(event)
         else:

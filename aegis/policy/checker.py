@@ -5,20 +5,13 @@ Checking is strict because a policy file is the security boundary: what is not u
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, TypeVar
 
 import aegis_core
-from aegis.documents import (
-    HALF_A_PAIR,
-    MAX_NESTING,
-    NO_NUMBER,
-    Lines,
-    LookAlikes,
-    is_encodable,
-    is_number_of_json,
-)
+from aegis.documents import HALF_A_PAIR, Lines, LookAlikes, check_value, is_encodable
 from aegis.errors import PolicyError, Problem, Problems, did_you_mean, named, shown
 from aegis.policy.conditions import CONDITIONS, compile_conditions
 from aegis.policy.lint import oddities
@@ -40,6 +33,7 @@ _DEFAULT_KEYS = ("risk_level", "approval")
 _RULE_KEYS = ("name", "description", "match", "risk_level", "approval", "conditions")
 _MATCH_KEYS = ("type", "target", "agent")
 
+_DAY = re.compile(r"weekdays\[(\d+)\]")
 _ORDERS = ("param_gt", "param_gte", "param_lt", "param_lte")
 
 _SYNONYMS = {
@@ -268,31 +262,31 @@ class Checker:
                 rule, "conditions", f"{where}.conditions",
             )  # fmt: skip
             return {}
+        unwritable = check_value(conditions, f"{where}.conditions")
+        for key, message in unwritable:
+            self._problem(message, rule, "conditions", key)
+        if unwritable:  # what holds itself could not be compiled in any time
+            return {}
         try:
             compile_conditions(conditions, self.searches)
         except PolicyError as error:
             for problem in error.problems:
-                path = problem.key.split(".", 1)
-                inner = conditions.get(path[0])
-                line = self._line(inner, path[1]) if len(path) > 1 else None
-                self.problems.append(
-                    replace(
-                        problem,
-                        line=line
-                        or self._line(conditions, path[0])
-                        or self._line(rule, "conditions"),
-                        rule=self.rule,
-                        key=f"{where}.conditions.{problem.key}",
-                    )
-                )
-        unwritable = list(_unwritable(conditions, f"{where}.conditions"))
-        for key, message in unwritable:
-            self._problem(message, rule, "conditions", key)
-        for name, value in () if unwritable else conditions.items():
+                line = self._line_of_condition(conditions, problem.key)
+                key = f"{where}.conditions.{problem.key}"
+                line = line or self._line(rule, "conditions")
+                self.problems.append(replace(problem, line=line, rule=self.rule, key=key))
+        for name, value in conditions.items():
             self._warn_of_look_alikes(conditions, name, value, f"{where}.conditions")
             if name.startswith("param_"):
                 self._warn_of_parameters(name, value, f"{where}.conditions.{name}")
         return dict(conditions)
+
+    def _line_of_condition(self, conditions: Mapping[str, Any], key: str) -> int | None:
+        """The line of a key as `compile_conditions` writes it: `weekdays[1]`, `param_gt.count`."""
+        day = _DAY.fullmatch(key)
+        name, _, parameter = ("weekdays", "", int(day[1])) if day else key.partition(".")
+        line = self._line(conditions.get(name), parameter) if parameter != "" else None
+        return line or self._line(conditions, name)
 
     def _warn_of_look_alikes(self, container: Any, key: Any, value: Any, where: str) -> None:
         """Warn of a condition's scalars that are not what they look like."""
@@ -385,8 +379,6 @@ class Checker:
         lines = self.lines.get(id(container))
         if lines is None:
             return None
-        if key not in lines and isinstance(key, str) and key.isdecimal():
-            key = int(key)
         return lines.get(key, lines[None])
 
     def _problem(self, message: str, container: object, key: object, where: str) -> None:
@@ -410,31 +402,3 @@ def _hint(key: str, known: tuple[str, ...]) -> str:
     synonyms = _MATCH_SYNONYMS if known is _MATCH_KEYS else _SYNONYMS
     meant = synonyms.get(key.lower())
     return did_you_mean(key, known, synonyms if meant in known else {})
-
-
-def _unwritable(value: object, where: str, depth: int = 0) -> Iterator[tuple[str, str]]:
-    """Where below a value, and what, cannot be written as JSON."""
-    if depth > MAX_NESTING:
-        yield where, f"nested deeper than {MAX_NESTING} levels"
-    elif isinstance(value, Mapping):
-        for key, member in value.items():
-            if not isinstance(key, str):
-                yield where, f"key {shown(key)} is not text; put it in quotes"
-            elif not is_encodable(key):
-                yield where, HALF_A_PAIR
-            yield from _unwritable(member, f"{where}.{key}", depth + 1)
-    elif isinstance(value, list | tuple):
-        for index, member in enumerate(value):
-            yield from _unwritable(member, f"{where}[{index}]", depth + 1)
-    elif (said := _unwritable_scalar(value)) is not None:
-        yield where, said
-
-
-def _unwritable_scalar(value: object) -> str | None:
-    if isinstance(value, str):
-        return None if is_encodable(value) else HALF_A_PAIR
-    if value is None or is_number_of_json(value):
-        return None
-    if isinstance(value, int | float):
-        return f"{shown(value)} {NO_NUMBER}"
-    return f"must be a value that JSON has, not {named(value)}"

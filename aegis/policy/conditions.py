@@ -103,7 +103,7 @@ def _parts(
         for index, day in enumerate(value if isinstance(value, list | tuple) else ()):
             if not _is_day(day):
                 said = f"{shown(day)} is not a day; write 1 (Monday) to 7 (Sunday)"
-                yield f"{name}.{index}", partial(_refuse, said)
+                yield f"{name}[{index}]", partial(_refuse, said)
     elif name in _TIMES:
         yield name, partial(_checked_time, value)
     elif name != "timezone":

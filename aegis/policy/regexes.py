@@ -228,7 +228,7 @@ def _compiled(pattern: str) -> Any:
             f"{shown(pattern)} is not a regular expression of RE2: {text}{_lack(text)}"
         ) from None
     except UnicodeEncodeError:
-        raise ValueError("holds half of a surrogate pair, which is no character") from None
+        raise ValueError("holds half of a surrogate pair, which is not a character") from None
     if compiled.programsize > LARGEST_PROGRAM:
         raise ValueError(f"{shown(pattern)} is too large; make its repetitions smaller")
     return compiled

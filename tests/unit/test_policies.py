@@ -145,11 +145,11 @@ WRONG_CONDITIONS: list[tuple[str, int, str | None, str, str]] = [
     (when("timezone: 5"), 4, "r", ZONE, "must be text"),
     (when("weekdays: 5"), 4, "r", DAYS, "must be a list of days"),
     (when("weekdays: "), 4, "r", DAYS, "not null"),
-    (when("weekdays: [1, 0]"), 4, "r", f"{DAYS}.1", "`0` is not a day"),
-    (when("weekdays: [8]"), 4, "r", f"{DAYS}.0", "`8` is not a day"),
-    (when("weekdays: [true]"), 4, "r", f"{DAYS}.0", "`true` is not a day"),
-    (when("weekdays: ['1']"), 4, "r", f"{DAYS}.0", "`1` is not a day"),
-    (when("weekdays: [monday]"), 4, "r", f"{DAYS}.0", "`monday` is not a day"),
+    (when("weekdays: [1, 0]"), 4, "r", f"{DAYS}[1]", "`0` is not a day"),
+    (when("weekdays: [8]"), 4, "r", f"{DAYS}[0]", "`8` is not a day"),
+    (when("weekdays: [true]"), 4, "r", f"{DAYS}[0]", "`true` is not a day"),
+    (when("weekdays: ['1']"), 4, "r", f"{DAYS}[0]", "`1` is not a day"),
+    (when("weekdays: [monday]"), 4, "r", f"{DAYS}[0]", "`monday` is not a day"),
     (when("param_gt: 5"), 4, "r", "rules[0].conditions.param_gt", "must be a mapping"),
     (when("param_gt: "), 4, "r", "rules[0].conditions.param_gt", "not null"),
     (when("param_gt: {a: }"), 4, "r", "rules[0].conditions.param_gt.a", "null is never a value"),
@@ -315,7 +315,7 @@ x-date: 2026-01-31
 
 def test_each_wrong_day_is_reported() -> None:
     keys = [problem.key for problem in problems_of(when("weekdays: [0, 1, 8, x]"))]
-    assert keys == [f"{DAYS}.0", f"{DAYS}.2", f"{DAYS}.3"]
+    assert keys == [f"{DAYS}[0]", f"{DAYS}[2]", f"{DAYS}[3]"]
 
 
 def test_error_is_a_value_error_that_says_every_problem() -> None:
@@ -597,6 +597,45 @@ ODD_DOCUMENTS = [
 @pytest.mark.parametrize("text", ODD_DOCUMENTS, ids=lambda text: text[:40])
 def test_json_in_one_line_is_read_as_json_in_several(text: str) -> None:
     assert outcome(text, 1) == outcome("\n" + text, 2)
+
+
+def endless(kind: str) -> dict[str, object]:
+    value: dict[str, object] = {}
+    if kind == "holds itself":
+        value["a"] = value["b"] = value
+        return value
+    value = {"a": 1}
+    for _ in range(40):
+        value = {"a": value, "b": value}
+    return value
+
+
+@pytest.mark.parametrize("kind", ["holds itself", "used more than once"])
+@pytest.mark.parametrize("operator", ["param_eq", "param_contains"])
+def test_value_without_an_end_is_refused_at_once(kind: str, operator: str) -> None:
+    with pytest.raises(PolicyError, match=f"rules\\[0\\].conditions.{operator}.p.*{kind}"):
+        Policy.from_dict({"rules": [{"conditions": {operator: {"p": endless(kind)}}}]})
+
+
+@pytest.mark.parametrize("kind", ["holds itself", "used more than once"])
+def test_value_without_an_end_is_shown_in_part(kind: str) -> None:
+    for version in (endless(kind), [object(), endless(kind)]):
+        with pytest.raises(PolicyError, match=r"version `.+` is unknown") as refused:
+            Policy.from_dict({"version": version})
+        assert len(str(refused.value)) < 200
+
+
+def test_values_that_are_used_again_may_be_nested_to_the_limit_only() -> None:
+    part: object = 1
+    for _ in range(40):
+        part = [part]
+    deep: object = [part, part]
+    for _ in range(21):
+        deep = [deep]
+    rule = {"conditions": {"param_eq": {"p": deep}}}
+    with pytest.raises(PolicyError, match="nested deeper"):
+        Policy.from_dict({"rules": [{"conditions": {"param_eq": {"p": [part, [deep]]}}}]})
+    assert Policy.from_dict({"rules": [rule]}).rules
 
 
 def test_source_and_its_digest_are_kept() -> None:
@@ -906,7 +945,7 @@ def test_mapping_that_is_no_policy_is_refused(document: Any) -> None:
 def test_mapping_without_end_is_refused() -> None:
     endless: dict[str, Any] = {}
     endless["a"] = endless
-    with pytest.raises(PolicyError, match="nested deeper"):
+    with pytest.raises(PolicyError, match="holds itself"):
         Policy.from_dict({"rules": [{"conditions": {"param_eq": {"a": endless}}}]})
 
 
