@@ -16,7 +16,7 @@ from aegis.bench.measure import figures, quiet, ratio, turns
 from aegis.config import Settings
 from aegis.execution.decide import ActionService
 from aegis.host.workers import Workers
-from aegis.policy.compiled_cache import compiled
+from aegis.policy.compiled_cache import compile_policy
 from aegis.policy.decision_point import Decider, DecisionPoint, Snapshot
 from aegis.policy.history import PolicyVersion
 from aegis.policy.loader import LoadedPolicy, Policy
@@ -68,7 +68,7 @@ def api(rules: int) -> Api:
 
 def _snapshot(rules: int) -> Snapshot:
     policy = Policy(workload.policy(rules).rules)
-    ready = compiled(LoadedPolicy(policy, ""))
+    ready = compile_policy(LoadedPolicy(policy, ""))
     return Snapshot(ready, PolicyVersion(1, ready.sha256, "file", 0))
 
 

@@ -20,7 +20,7 @@ from typing import Any, BinaryIO
 
 from aegis import codec
 from aegis.errors import InvalidBody, NotReady, PolicyError, Problem, named
-from aegis.policy.compiled_cache import CompiledPolicy, PolicyText, compiled, pack, unpack
+from aegis.policy.compiled_cache import CompiledPolicy, PolicyText, compile_policy, pack, unpack
 from aegis.policy.loader import LoadedPolicy, decoded_policy, load_text
 from aegis.policy.regexes import Searches
 
@@ -83,7 +83,7 @@ def compile_body(media_type: str, body: bytes, deepest: int) -> PolicyText:
     if len(body) <= SMALL_BYTES or not sys.executable:
         loaded = _loaded_here(policy_text(media_type, body, deepest))
         if loaded is not None:
-            return PolicyText(loaded.source, compiled(loaded))
+            return PolicyText(loaded.source, compile_policy(loaded))
     return _compiled_apart(media_type, body, deepest)
 
 
@@ -97,7 +97,7 @@ def compile_source(source: str) -> CompiledPolicy:
     if len(source) <= SMALL_BYTES or not sys.executable:
         loaded = _loaded_here(source)
         if loaded is not None:
-            return compiled(loaded)
+            return compile_policy(loaded)
     return _compiled_apart("application/yaml", source.encode(), 1).compiled
 
 
@@ -189,7 +189,7 @@ def main(arguments: list[str]) -> None:
     source = packed = b""
     try:
         text = decoded_policy(policy_text(media_type, body, int(deepest)))
-        packed = pack(compiled(load_text(text)))
+        packed = pack(compile_policy(load_text(text)))
         written = text.encode()
         source = b"" if written == body else written
     except PolicyError as error:

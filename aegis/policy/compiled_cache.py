@@ -32,7 +32,15 @@ from aegis.policy.loader import LoadedPolicy, Policy, decoded_policy, load_text
 from aegis.policy.regexes import Searches
 from aegis_core import Engine, Work
 
-__all__ = ["Buffer", "CompiledFiles", "CompiledPolicy", "PolicyText", "compiled", "pack", "unpack"]
+__all__ = [
+    "Buffer",
+    "CompiledFiles",
+    "CompiledPolicy",
+    "PolicyText",
+    "compile_policy",
+    "pack",
+    "unpack",
+]
 
 _log = logging.getLogger("aegis.policy")
 
@@ -97,7 +105,7 @@ class PolicyText:
         return self.compiled.sha256
 
 
-def compiled(loaded: LoadedPolicy) -> CompiledPolicy:
+def compile_policy(loaded: LoadedPolicy) -> CompiledPolicy:
     """Compile a policy in this process.
 
     Cost: some 10 ms for a thousand rules.
@@ -279,7 +287,7 @@ class CompiledFiles:
         """
         source = decoded_policy(text)
         found = self.find(hashlib.sha256(source.encode()).hexdigest())
-        return PolicyText(source, found or compiled(load_text(source)))
+        return PolicyText(source, found or compile_policy(load_text(source)))
 
     def find(self, sha256: str, *, at_once: bool = False) -> CompiledPolicy | None:
         """The policy that was compiled from a text; None where no file has it.

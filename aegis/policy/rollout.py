@@ -10,16 +10,16 @@ and answers 503 rather than deciding by an older policy where it cannot.
 from __future__ import annotations
 
 import logging
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from aegis.errors import AegisError, NotReady, PreconditionFailed, StoreError
-from aegis.host.workers import LEASE_S, Workers
+from aegis.errors import NotReady, PreconditionFailed, StoreError
+from aegis.host.workers import Workers
 from aegis.policy.compile_process import compile_source
 from aegis.policy.compiled_cache import CompiledFiles, CompiledPolicy, PolicyText
 from aegis.policy.decision_point import Snapshot
+from aegis.policy.follower import Follower
 from aegis.policy.history import Journal, PolicyHistory, PolicyVersion
 from aegis.store.database import Store
 from aegis.timestamps import now_us
@@ -38,7 +38,6 @@ _EXPRESSION_S = 0.005
 """So much longer for each regular expression that they have to compile."""
 _KEPT_VERSIONS = 2
 """So many versions have files of their own: a process may still be about to load the last but one."""
-_END_S = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +77,7 @@ class PolicyVersions:
         self._files = CompiledFiles(store.path)
         self._workers = Workers(None if store.is_memory else store.path)
         self._prepared: CompiledPolicy | None = None
-        self._follower: _Follower | None = None
+        self._follower: Follower | None = None
         self._watches = False
         self.history = PolicyHistory(store, journal)
 
@@ -359,7 +358,7 @@ class PolicyVersions:
         self._prepared = snapshot.compiled
         self._watches = watches
         self._join()
-        self._follower = _Follower(self, self._workers, snapshot.version, switch)
+        self._follower = Follower(self, self._workers, snapshot.version, switch)
 
     def _join(self) -> None:
         with self._store.turn():
@@ -442,70 +441,3 @@ class PolicyVersions:
         recent = self.history.page(limit=_KEPT_VERSIONS)
         file = self.history.newest("file")
         return {version.sha256 for version in (*recent, *([file] if file else ()))}
-
-
-class _Follower:
-    """A thread that gets a process ready for changes, and switches even where nobody asks.
-
-    Args:
-        versions: What it loads from.
-        workers: What it listens to, and answers.
-        version: What the process decides by.
-        switch: Called with each newer policy.
-    """
-
-    def __init__(
-        self,
-        versions: PolicyVersions,
-        workers: Workers,
-        version: int,
-        switch: Callable[[Snapshot], object],
-    ) -> None:
-        self._versions = versions
-        self._workers = workers
-        self._switch = switch
-        self._in_force = version
-        self._workers.say_version(version)
-        self._is_over = False
-        self._failed: str | None = None
-        # It must not keep a process that wants to end; `stop` is for all others.
-        self._thread = threading.Thread(target=self._follow, name="policy", daemon=True)
-        self._thread.start()
-
-    def stop(self) -> bool:
-        """End; whether it has, and does not still compile a policy."""
-        self._is_over = True
-        self._workers.wake()
-        self._thread.join(_END_S)
-        return not self._thread.is_alive()
-
-    def _follow(self) -> None:
-        seen = 0
-        while not self._is_over:
-            bell = self._workers.bell()
-            try:
-                self._versions.join_again(self._in_force)
-                ticket, sha256 = self._workers.asked()
-                if ticket != seen:
-                    is_at_hand = self._versions.prepare(sha256)
-                    self._workers.say_ready(ticket, is_at_hand=is_at_hand)
-                    seen = ticket
-                if self._workers.newest[0] != self._in_force:
-                    self._catch_up()
-                self._failed = None
-            except AegisError as error:
-                self._say(str(error))
-            except Exception:  # noqa: BLE001 - the edge: without this thread there are no changes
-                _log.exception("the policy could not be followed by a defect")
-            self._workers.wait(bell, LEASE_S)
-
-    def _catch_up(self) -> None:
-        snapshot = self._versions.compile_newest()
-        self._switch(snapshot)
-        self._in_force = snapshot.version
-        self._workers.say_version(snapshot.version)
-
-    def _say(self, error: str) -> None:
-        if error != self._failed:
-            _log.error("the newest policy cannot be loaded: %s", error)
-        self._failed = error

@@ -22,7 +22,7 @@ from aegis.config import (
 )
 from aegis.errors import ConfigError, shown
 from aegis.execution.executors import Executor
-from aegis.policy.compiled_cache import CompiledFiles, PolicyText, compiled
+from aegis.policy.compiled_cache import CompiledFiles, PolicyText, compile_policy
 from aegis.policy.file_source import log_oddities
 from aegis.policy.loader import LoadedPolicy, Policy, load_text, read_policy
 from aegis.server.composition import build_app
@@ -116,7 +116,7 @@ def create_app(
         redact_except=frozenset(redact_except),
     )
     if policy is not None:
-        file = PolicyText(policy.source, compiled(LoadedPolicy(policy, policy.source)))
+        file = PolicyText(policy.source, compile_policy(LoadedPolicy(policy, policy.source)))
     elif policy_path is not None:
         file = policy_text_of(policy_path, settings.audit_db)
         log_oddities(str(policy_path), file.compiled.warnings)

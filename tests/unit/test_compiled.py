@@ -17,7 +17,7 @@ import re2
 from aegis.bench import workload
 from aegis.errors import PolicyError, Problem
 from aegis.policy import compiled_cache as module
-from aegis.policy.compiled_cache import CompiledFiles, CompiledPolicy, compiled, pack, unpack
+from aegis.policy.compiled_cache import CompiledFiles, CompiledPolicy, compile_policy, pack, unpack
 from aegis.policy.conditions import compile_conditions
 from aegis.policy.loader import LoadedPolicy, Policy, load_text
 
@@ -39,7 +39,7 @@ ACTIONS: tuple[tuple[str, str, str, dict[str, Any]], ...] = (
 
 def of(text: str) -> CompiledPolicy:
     """A text, compiled here."""
-    return compiled(load_text(text))
+    return compile_policy(load_text(text))
 
 
 def answers(policy: CompiledPolicy) -> list[bytes]:
@@ -77,7 +77,7 @@ def test_policy_from_bytes_gives_the_same_bytes() -> None:
 
 def test_policy_made_in_python_is_one_too() -> None:
     policy = Policy(workload.policy(100).rules)
-    packed = pack(compiled(LoadedPolicy(policy, policy.source)))
+    packed = pack(compile_policy(LoadedPolicy(policy, policy.source)))
     assert unpack(packed).rule_count == 100
 
 

@@ -17,7 +17,7 @@ from aegis.bench import workload
 from aegis.errors import AegisError, InvalidBody, NotReady, PolicyError
 from aegis.policy import compile_process
 from aegis.policy.compile_process import compile_body, compile_source
-from aegis.policy.compiled_cache import PolicyText, compiled, pack
+from aegis.policy.compiled_cache import PolicyText, compile_policy, pack
 from aegis.policy.loader import Policy, load_text
 from aegis.policy.regexes import Searches
 
@@ -88,7 +88,7 @@ def test_large_policy_is_compiled_apart() -> None:
     policy = Policy(workload.policy(1_000).rules)
     made = compile_source(policy.source)
     assert made.packed is not None
-    assert made.packed == pack(compiled(load_text(policy.source)))
+    assert made.packed == pack(compile_policy(load_text(policy.source)))
 
 
 def test_small_policy_is_compiled_here(monkeypatch: pytest.MonkeyPatch) -> None:
