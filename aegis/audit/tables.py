@@ -144,7 +144,7 @@ def _found(store: Store, file: str, last: int, hashed: bytes) -> Archived:
     """An archive, and whether it is beside the database.
 
     Raises:
-        InvalidTrail: It is, and does not end as it must.
+        InvalidTrail: It is, and does not end as it must, or is damaged.
     """
     path = Path(store.path).parent / file
     if store.is_memory or Path(file).name != file or not path.is_file():
@@ -157,6 +157,8 @@ def _found(store: Store, file: str, last: int, hashed: bytes) -> Archived:
         finally:
             archive.close()
     except StoreError as error:
+        if error.is_damaged or not path.stat().st_size:
+            raise InvalidTrail(f"its archive {shown(file)} is damaged: {error}") from error
         return Archived(file, last, hashed, is_here=False, why_not=str(error))
     if end != (last, hashed):
         raise InvalidTrail(

@@ -19,7 +19,7 @@ from typing import Any
 from aegis.audit.chain import anchor, newest_link
 from aegis.audit.entries import GENESIS, KINDS
 from aegis.audit.index import unlike_records
-from aegis.audit.members import CANONICAL
+from aegis.audit.members import CANONICAL, STATUS_CODES, ResultStatus
 from aegis.audit.tables import Archived, archives, check_requests, check_versions
 from aegis.errors import InvalidTrail, StoreError, shown
 from aegis.store.database import Store
@@ -292,12 +292,20 @@ def _some(entries: Iterable[Read]) -> list[Read]:
 
 
 def _stray(store: Store) -> int | None:
-    """An entry that the chain does not lead to: one before the first, an outcome before its record."""
+    """An entry that Aegis does not write there: one before the first, an outcome of what had not begun.
+
+    Who adds an outcome of a record that has ended changes what an old answer says, without a change of
+    any entry before it.
+    """
     with store.reading() as connection:
         odd = connection.execute(
             "SELECT min(id) FROM (SELECT id FROM record WHERE id < 0"
             " UNION ALL SELECT id FROM record WHERE id = 0 AND kind IS NULL UNION ALL"
-            " SELECT id FROM record WHERE intent IS NOT NULL AND intent >= id)"
+            " SELECT id FROM record WHERE intent IS NOT NULL AND (intent >= id OR intent < 1)"
+            " UNION ALL SELECT o.id FROM record o JOIN record r ON r.id = o.intent"
+            " WHERE o.intent IS NOT NULL"
+            " AND (r.intent IS NOT NULL OR r.result_status IS NOT ?))",
+            (STATUS_CODES[ResultStatus.STARTED],),
         ).get
     return None if odd is None else int(str(odd))
 

@@ -62,12 +62,14 @@ class _State(Enum):
     """It is being stored, and nobody waits any more: if it is stored, it is taken back."""
     OVERDUE = auto()
     """It is being stored and cannot be taken back: its caller waits for that, and no longer."""
+    ASTRAY = auto()
+    """It is stored, in a file that is no longer in its place: nobody knows whether it comes back."""
     WITHDRAWN = auto()
     STORED = auto()
 
 
 # A member is looked up each time that it is named.
-_WAITING, _STORING, _LATE, _OVERDUE, _WITHDRAWN, _STORED = _State
+_WAITING, _STORING, _LATE, _OVERDUE, _ASTRAY, _WITHDRAWN, _STORED = _State
 
 
 @dataclass(slots=True, eq=False)
@@ -273,12 +275,12 @@ class AuditLog:
                 match job.state:
                     case _State.WAITING:
                         job.state = _State.WITHDRAWN
-                    case _State.STORING if _may_be_taken_back(job):
+                    case _State.STORING | _State.ASTRAY if _may_be_taken_back(job):
                         job.state = _State.LATE
                     case _State.STORING:
                         job.state = _State.OVERDUE
                         return
-                    case _State.WITHDRAWN:  # it was overdue, and its commit has failed
+                    case _State.WITHDRAWN | _State.ASTRAY:  # its commit has failed, or is lost
                         pass
                     case _:
                         return  # it is stored: the loop is about to be told
@@ -388,7 +390,7 @@ class AuditLog:
             with self._lock:
                 for job, result in attempt.results:
                     job.result = result
-                    job.state = _LATE if job.state is _WITHDRAWN else _STORING
+                    job.state = _LATE if job.state in (_WITHDRAWN, _LATE) else _STORING
 
     def _begin(self, batch: list[_Job]) -> list[_Job]:
         with self._lock:
@@ -400,9 +402,11 @@ class AuditLog:
     def _end(self, batch: list[_Job], *, is_stored: bool) -> None:
         with self._lock:
             for job in batch:
-                if is_stored or job.result is not None:
+                if is_stored:
                     continue
-                if job.state is _STORING:
+                if job.result is not None:
+                    job.state = _LATE if job.state is _LATE else _ASTRAY
+                elif job.state is _STORING:
                     job.state = _WAITING
                 elif job.state in (_LATE, _OVERDUE):
                     job.state = _WITHDRAWN

@@ -74,7 +74,9 @@ def translating_errors(doing: str, *, needs_log: bool = False) -> Iterator[None]
     try:
         yield
     except apsw.NotADBError:
-        raise StoreError(f"{doing}: it is not a SQLite database") from None
+        foreign = StoreError(f"{doing}: it is not a SQLite database")
+        foreign.is_damaged = True
+        raise foreign from None
     except apsw.FullError as error:  # which not every call of SQLite says in words
         raise StoreError(f"{doing}: database or disk is full") from error
     except apsw.CantOpenError as error:

@@ -203,6 +203,10 @@ class Store:
         """Whether the file that is open is still the one that its path names."""
         return self._inode is None or self._file_id() == self._inode
 
+    def _see_in_place(self) -> None:
+        if not self.is_in_place():
+            raise StoreError(f"{shown(self.path)} was replaced or removed; restart the server")
+
     def probe(self) -> None:
         """See that the database could be written now.
 
@@ -224,15 +228,15 @@ class Store:
             if self._lock_file >= 0:
                 self._take_lock()
             try:
+                self._see_in_place()
                 yield self._writer
                 if self._lock_file >= 0:
                     self._bound_pages()
             finally:
                 if self._lock_file >= 0:
                     unlock_file(self._lock_file)
-            # Afterwards: what was committed before it was replaced is lost as well.
-            if not self.is_in_place():
-                raise StoreError(f"{shown(self.path)} was replaced or removed; restart the server")
+            # Afterwards too: what was committed before it was replaced is lost as well.
+            self._see_in_place()
 
     @contextmanager
     def transaction(self) -> Iterator[Connection]:

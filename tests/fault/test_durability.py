@@ -343,7 +343,7 @@ def test_unwritable_audit_does_not_block_the_end_and_nothing_is_lost_by_it(tmp_p
     assert (running, lossy) == (set(), set())
 
 
-@pytest.mark.parametrize("how", ["removed", "replaced"])
+@pytest.mark.parametrize("how", ["removed", "replaced", "moved"])
 def test_lost_database_file_is_noticed_and_nothing_is_acknowledged(
     tmp_path: Path, how: str
 ) -> None:
@@ -351,6 +351,8 @@ def test_lost_database_file_is_noticed_and_nothing_is_acknowledged(
         assert execute(server, "before").status == 200
         if how == "removed":
             (tmp_path / DATABASE).unlink()
+        elif how == "moved":
+            (tmp_path / DATABASE).rename(tmp_path / "moved")
         else:
             (tmp_path / "other").write_bytes((tmp_path / DATABASE).read_bytes())
             (tmp_path / "other").replace(tmp_path / DATABASE)

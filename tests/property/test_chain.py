@@ -521,6 +521,23 @@ def test_outcome_that_stands_before_its_record_changes_nothing_and_is_found(
     assert fault(path) == number
 
 
+@pytest.mark.parametrize("of", [-5, 1, 3, 4])
+def test_outcome_that_is_added_to_what_had_not_begun_is_found(tmp_path: Path, of: int) -> None:
+    """Its hash is right, and so is a head that was kept before: only what it says is impossible."""
+    path = tmp_path / "audit.db"
+    begun = replace(RECORD, result_status=ResultStatus.STARTED)
+    outcome = Outcome(5, 2, ResultStatus.STARTED, None, None)
+    written(path, [RECORD, begun, outcome, replace(RECORD, result_status=ResultStatus.BLOCKED)])
+    with reading(path) as store:
+        head = verify(store)
+    hashed, _ = Outcome(5, of, ResultStatus.FAILED, None, "added").linked(5, head.hash, {})
+    added = (
+        "INSERT INTO record (id, hash, intent, timestamp_us, result_status, result_error) VALUES"
+    )
+    forge(path, (f"{added} (5, ?, {of}, 5, 2, 'added')", (hashed,)))
+    assert fault(path, Pin(head.hash, head.last)) == 5
+
+
 @pytest.mark.parametrize(
     "statement",
     [
@@ -666,6 +683,19 @@ def with_archive(folder: Path) -> Path:
     store.end_log()
     store.close()
     return path
+
+
+@pytest.mark.parametrize("size", [0, 100, 5000])
+def test_archive_that_is_damaged_is_found_where_it_is_beside_the_database(
+    tmp_path: Path, size: int
+) -> None:
+    path = with_archive(tmp_path)
+    (tmp_path / "old.db").write_bytes(b"x" * size)
+    with (
+        pytest.raises(InvalidTrail, match=r"archive `old[.]db` is damaged"),
+        reading(path) as store,
+    ):
+        verify(store)
 
 
 def test_archive_that_was_made_anew_is_found_where_it_is_beside_the_database(

@@ -332,6 +332,36 @@ def test_record_that_waited_too_long_is_withdrawn_unless_it_must_stay(
         assert asyncio.run(scenario(log, store)) == stored
 
 
+@pytest.mark.parametrize(
+    ("status", "later"),
+    [
+        (ResultStatus.SUCCESS, ResultStatus.SUCCESS),
+        (ResultStatus.STARTED, ResultStatus.SKIPPED),
+    ],
+)
+def test_commit_whose_file_was_moved_away_is_answered_in_time(
+    status: ResultStatus, later: ResultStatus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks = 0
+
+    def see_in_place(_: Store) -> None:
+        nonlocal looks
+        looks += 1
+        if looks > 1:  # it was there before the commit, and is not any more
+            raise StoreError("it was moved")
+
+    async def scenario(log: Log, _: Store) -> list[dict[str, Any]]:
+        with monkeypatch.context() as patched:
+            patched.setattr(Store, "_see_in_place", see_in_place)
+            with pytest.raises(AuditUnavailable, match="it was moved"):
+                await asyncio.wait_for(log.append([record(result_status=status)]), PATIENCE_S)
+        await until(lambda: log.queued == 0 and log.failure is None)
+        return await found(log)
+
+    with opened(timeout_s=0.05) as (log, store):
+        assert [row["result_status"] for row in asyncio.run(scenario(log, store))] == [later]
+
+
 def test_full_queue_is_said_before_anything_is_done() -> None:
     async def scenario(log: Log, store: Store) -> None:
         log.refuse_when_unavailable()
