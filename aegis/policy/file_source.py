@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import logging
 import os
+import stat
 import threading
 import time
 from collections.abc import Sequence
@@ -13,7 +15,7 @@ from typing import Self
 from aegis.documents import is_blank
 from aegis.errors import AegisError, NotReady, PolicyError, Problem, shown
 from aegis.host.watched import Look, Settling, look_at
-from aegis.policy.loader import decoded_policy, read_policy
+from aegis.policy.loader import LARGEST_POLICY_BYTES, decoded_policy
 from aegis.policy.rollout import InForce, PolicyVersions
 
 __all__ = ["PolicyFile", "log_oddities"]
@@ -66,7 +68,7 @@ class PolicyFile:
             StoreError: It could not be stored.
         """
         try:
-            source = decoded_policy(read_policy(self._path))
+            source = decoded_policy(_read(self._path))
         except OSError as error:
             self._versions.say_file_failed("the policy file cannot be read")
             raise NotReady(
@@ -157,3 +159,15 @@ class PolicyFile:
             _log.error("the policy in force stays: %s", error)
         except Exception:  # noqa: BLE001 - the edge: whoever calls must go on
             _log.exception("the policy file could not be loaded by a defect")
+
+
+def _read(path: str) -> bytes:
+    """The bytes of the file, at most one more than may be loaded, without waiting for any.
+
+    Raises:
+        OSError: It cannot be read, or is a pipe or the like, which would keep its reader waiting.
+    """
+    with open(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK), "rb") as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise OSError(errno.EINVAL, "it is no regular file")
+        return file.read(LARGEST_POLICY_BYTES + 1)

@@ -132,6 +132,19 @@ def test_file_that_is_gone_is_said(file: Path, versions: PolicyVersions) -> None
     assert versions.file_failures() == (1, "the policy file cannot be read")
 
 
+def test_pipe_in_the_place_of_the_file_keeps_nobody_waiting(
+    file: Path, versions: PolicyVersions
+) -> None:
+    file.unlink()
+    os.mkfifo(file)
+    with pytest.raises(NotReady, match="it is no regular file"):
+        PolicyFile(str(file), versions).reload()
+    file.unlink()
+    file.write_text(text("second"))
+    PolicyFile(str(file), versions).reload()
+    assert rule(versions) == "second"
+
+
 def test_file_is_the_one_that_it_was_at_the_start_wherever_the_process_goes(
     file: Path, versions: PolicyVersions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
