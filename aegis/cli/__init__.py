@@ -54,6 +54,8 @@ class _Group(click.Group):
         """As every command, but nothing that could not be written counts as done."""
         if not sys.stdout:  # closed: a file that is opened now would take its place
             _fail("standard output is closed; let it lead somewhere, as to /dev/null")
+        if not sys.stderr:  # closed: what is said there is for nobody
+            _open_standard_error()
         _write_utf8()
         try:
             try:
@@ -72,6 +74,16 @@ class _Group(click.Group):
             _fail(f"cannot {place}: {error.strerror or error}")
 
     def invoke(self, ctx: click.Context) -> object:
+        try:
+            return self._invoke(ctx)
+        except KeyboardInterrupt:  # also while modules are imported
+            sys.exit(128 + signal.SIGINT)
+        except BrokenPipeError:
+            # Python flushes once more at its end.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(128 + signal.SIGPIPE)
+
+    def _invoke(self, ctx: click.Context) -> object:
         from aegis.cli.terminal import paint, wants_no_color
         from aegis.errors import AegisError, Defect
 
@@ -86,12 +98,6 @@ class _Group(click.Group):
             kind = "defect" if isinstance(error, Defect) else "error"
             click.echo(f"aegis: {paint(f'{kind}:', 'red')} {error}", err=True)
             sys.exit(error.exit_code)
-        except KeyboardInterrupt:
-            sys.exit(128 + signal.SIGINT)
-        except BrokenPipeError:
-            # Python flushes once more at its end.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            sys.exit(128 + signal.SIGPIPE)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """In the order in which they are needed."""
@@ -105,12 +111,24 @@ def _write_utf8() -> None:
         sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")
 
 
+def _open_standard_error() -> None:
+    """Let standard error lead nowhere, so that no file that is opened later takes its number."""
+    file = os.open(os.devnull, os.O_WRONLY)
+    if file != _STDERR:
+        os.dup2(file, _STDERR)
+        os.close(file)
+    sys.stderr = open(_STDERR, "w", encoding="utf-8", closefd=False)  # noqa: SIM115 - for good
+
+
 def _fail(said: str) -> NoReturn:
     from aegis.cli.terminal import paint
 
     with suppress(OSError):
         click.echo(f"aegis: {paint('error:', 'red')} {said}", err=True)
     sys.exit(2)
+
+
+_STDERR = 2
 
 
 class _Formatter(logging.Formatter):

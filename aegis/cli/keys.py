@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from typing import Any
 
@@ -83,7 +84,12 @@ def new(name: str, role: str, agents: tuple[str, ...], expires: str, path: str) 
         path,
         lambda source: add_key(source, path, name, Role(role), secret, agents, expires),
     )
-    click.echo(secret)
+    try:
+        click.echo(secret)
+        sys.stdout.flush()
+    except OSError:  # nobody has seen the key
+        change_keys(path, lambda source: remove_key(source, path, name))
+        raise
     click.echo(f"added {shown(name)} to {path}; the line above is the key, keep it safe", err=True)
 
 

@@ -133,6 +133,10 @@ def replacing(path: str | Path, *, like: str) -> Iterator[str]:
     """
     path = Path(path)
     refuse_odd(path)
+    if str(path.absolute()) in {f"{Path(like).absolute()}{ending}" for ending in _ALONGSIDE}:
+        raise OSError(
+            errno.EINVAL, "the database uses this name itself; give another one", str(path)
+        )
     file, name = tempfile.mkstemp(".partial", f"{path.name}.", path.parent)
     try:
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import shutil
 import subprocess
 import sys
@@ -161,6 +162,21 @@ def test_interrupted_backup_export_and_archive_leave_nothing(tmp_path: Path) -> 
     assert names(to) == []
 
 
+@pytest.mark.parametrize("ending", ["-wal", "-shm", "-journal", ".lock"])
+def test_nothing_gets_a_name_that_the_database_uses_itself(served: Path, ending: str) -> None:
+    to = f"./{DATABASE}{ending}"
+    was_there = (served / to).exists()
+    for command in (
+        ("audit", "backup", to),
+        ("audit", "export", "--to", to),
+        ("audit", "archive", "--before", "2099-01-01", "--to", to),
+    ):
+        ended = end_of(served, *command)
+        assert ended.code == 2, ended
+        assert re.search("uses this name itself|exists", ended.stderr), ended
+    assert (served / to).exists() == was_there
+
+
 # --- standard output -----------------------------------------------------------------------------
 
 PRINTING = [
@@ -188,3 +204,22 @@ def test_output_that_takes_nothing_is_one_line_and_exit_code_2(
     assert (ended.returncode, len(lines)) == (2, 1), ended.stderr
     assert lines[0].startswith("aegis: error: ")
     assert "standard output" in lines[0]
+
+
+@pytest.mark.parametrize("output", ["> /dev/full", ">&-"])
+def test_key_that_nobody_has_seen_is_not_kept(tmp_path: Path, output: str) -> None:
+    ended = subprocess.run(
+        ["sh", "-c", f'"$@" {output}', "sh", *COMMAND, "keys", "new", "bot", "--role", "agent"],
+        cwd=tmp_path, env=environment(), stderr=subprocess.PIPE, text=True, check=False, timeout=60,
+    )  # fmt: skip
+    assert ended.returncode == 2, ended.stderr
+    assert "bot" not in end_of(tmp_path, "keys", "list").stdout
+
+
+@pytest.mark.parametrize("command", PRINTING, ids=" ".join)
+def test_closed_standard_error_changes_no_answer(served: Path, command: tuple[str, ...]) -> None:
+    ended = subprocess.run(
+        ["sh", "-c", '"$@" 2>&-', "sh", *COMMAND, *command],
+        cwd=served, env=environment(), stdout=subprocess.PIPE, text=True, check=False, timeout=60,
+    )  # fmt: skip
+    assert (ended.returncode, ended.stdout) == (0, end_of(served, *command).stdout)

@@ -176,6 +176,20 @@ def test_ctrl_c_ends_a_command_with_130_and_no_word(folder: Path) -> None:
         assert tail.stderr == ""
 
 
+def test_ctrl_c_while_a_command_starts_ends_it_with_130_and_no_word(folder: Path) -> None:
+    interrupted = (
+        "import sys\n"
+        "class Interrupt:\n"
+        "    def find_spec(self, name, *_):\n"
+        "        if name == 'aegis.cli.terminal':\n"
+        "            raise KeyboardInterrupt\n"
+        "sys.meta_path.insert(0, Interrupt())\n"
+    )
+    with Program((*COMMAND[:-1], interrupted + COMMAND[-1], "audit", "list"), folder) as program:
+        assert program.process.wait(30) == 130
+        assert program.stderr == ""
+
+
 # --- on a terminal -------------------------------------------------------------------------------
 
 LONG = "crm.customers.of.all.countries/" * 5
