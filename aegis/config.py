@@ -1,41 +1,60 @@
-"""Settings: every limit and every default of the server lives here."""
+"""Settings: every option, limit and default of the server, each declared once.
+
+`aegis serve`, `create_app`, the environment and the tables of the documents are made from `OPTIONS`. An
+option has one name: the field `max_batch` is `--max-batch`, `AEGIS_MAX_BATCH` and
+`create_app(max_batch=…)`.
+"""
 
 from __future__ import annotations
 
-import ipaddress
+import dataclasses
+import logging
 import os
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from types import MappingProxyType
+from typing import Any, TypedDict, TypeVar
 
-from aegis.errors import ConfigError, shown
+from aegis.errors import ConfigError
+from aegis.option_types import (
+    Choice,
+    File,
+    Flag,
+    Hosts,
+    Integer,
+    KeysFile,
+    Names,
+    Number,
+    OptionType,
+    Processes,
+    SecretKey,
+    Text,
+)
 from aegis_core import DEFAULT_BUDGET
 
 __all__ = [
-    "LARGEST_BODY_BYTES",
-    "RESULT_BYTES",
+    "OPTIONS",
     "AuditDecisions",
     "Durability",
+    "Option",
+    "Options",
     "Settings",
-    "allowed_hosts_of",
     "beside",
-    "checked_key",
-    "host_of",
-    "is_loopback",
     "keys_from",
-    "names_in",
+    "settings_from",
 ]
 
-LARGEST_BODY_BYTES = 128 * 1024 * 1024
-RESULT_BYTES = range(256, 64 * 1024 * 1024 + 1)
-"""What the limits may be: SQLite must hold a record, and write all of it in its canonical form."""
-_HOST = re.compile(
-    r"(\[[0-9a-f:.]+\]|(?:[a-z0-9._~!$&'()*+,;=-]|%[0-9a-f]{2})+)(?::([0-9]*))?",
-    re.ASCII | re.IGNORECASE,
-)
-_LARGEST_PORT = 65_535
-_NAME = re.compile(r"(\*\.|\.)?[a-z0-9_-]+(\.[a-z0-9_-]+)*")
+_log = logging.getLogger("aegis.config")
+
+_Default = TypeVar("_Default")
+_Value = TypeVar("_Value")
+
+_DAY_S = 86_400
+_MIB = 1024 * 1024
+_SERVICE_LINK = re.compile(r"(tcp|udp|sctp)://\S*")
+"""What Kubernetes sets `AEGIS_PORT` to in every pod next to a Service called `aegis`."""
 
 
 class Durability(StrEnum):
@@ -56,192 +75,274 @@ class AuditDecisions(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class Option:
+    """One option of the server.
+
+    Attributes:
+        name: Of the field and of the argument of `create_app`.
+        type: What it takes.
+        default: Its value if it is not given.
+        help: What it is, in a sentence.
+        is_argument: Whether `create_app` takes it; if not, it belongs to the process that serves, which
+            is another program's there.
+        has_flag: Whether the command line takes it by a flag: secrets have no place there.
+    """
+
+    name: str
+    type: OptionType[Any]
+    default: Any
+    help: str
+    is_argument: bool
+    has_flag: bool
+
+    @property
+    def variable(self) -> str:
+        """The variable of the environment."""
+        return f"AEGIS_{self.name.upper()}"
+
+    @property
+    def flag(self) -> str:
+        """What the command line calls it."""
+        return f"--{self.name.replace('_', '-')}"
+
+    @property
+    def default_text(self) -> str:
+        """Its default; empty if that is nothing."""
+        is_nothing = self.default is None or self.default is False or self.default == frozenset()
+        return "" if is_nothing else str(self.default)
+
+    def read(self, value: object, name: str) -> object:
+        """A value of it, checked.
+
+        Args:
+            value: Text, or a value of Python.
+            name: What the operator calls it, for messages.
+
+        Raises:
+            ConfigError: It cannot be one.
+        """
+        try:
+            return self.type.parse(value)
+        except ValueError as error:
+            raise ConfigError(f"{name} {error}") from None
+
+    def variable_in(self, environment: Mapping[str, str]) -> str | None:
+        """The text of its variable; None where that is not set, or empty, or not meant for Aegis."""
+        text = environment.get(self.variable)
+        if self.type.guards_access:  # what guards the server is never passed over
+            return text
+        if text and _SERVICE_LINK.fullmatch(text):
+            _log.warning(
+                "%s=%s is passed over: Kubernetes set it for a Service; use %s, or"
+                " enableServiceLinks: false in the pod",
+                self.variable,
+                text,
+                self.flag,
+            )
+            return None
+        return text or None
+
+
+def _option(
+    default: _Default,
+    takes: OptionType[_Value],
+    text: str,
+    *,
+    is_argument: bool = True,
+    has_flag: bool = True,
+) -> _Default | _Value:
+    """A field of `Settings` that is an option."""
+    declared: _Default = field(
+        default=default,
+        repr=not isinstance(takes, SecretKey),
+        metadata={"type": takes, "help": text, "is_argument": is_argument, "has_flag": has_flag},
+    )
+    return declared
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
     """What a server is started with. Times are in seconds, sizes in bytes.
 
+    The fields that are not options are limits that nobody has to set.
+
     Attributes:
-        audit_db: The database file; `:memory:` keeps nothing.
-        api_key: May decide, execute and read; None: no such key.
-        admin_key: May do everything; None: the API key may.
-        keys_file: Holds further keys, each with a role; None: there is none.
-        allow_unauthenticated: Serve without keys on other addresses than the loopback.
-        allowed_hosts: Names that a `Host` header may have besides the local ones, without keys.
-        largest_body_bytes: Of a request.
-        largest_policy_bytes: Of a `PUT` policy.
-        largest_batch: Actions in one request.
-        deepest_nesting: Of a request's JSON.
-        condition_budget: Units of work that the conditions of one request may take.
-        largest_result_bytes: Of the data of an executor's result, as JSON.
-        body_timeout_s: For a body to arrive.
-        keep_alive_s: For a connection without a request; also for a request's head to arrive.
-        execute_timeout_s: For an executor to run one action.
-        audit_timeout_s: For a record to be committed before the answer is withheld.
-        drain_delay_s: For serving on, but not being ready, when the server is told to stop.
-        drain_timeout_s: For running executions when the server stops.
-        queued_records: Records that may wait for their commit.
-        policy_file: Where the policy can be read again; None: there is no file.
-        watch: Whether it is read again when it changes.
-        audit_durability: What an acknowledged record survives.
-        audit_decisions: Which answers of `evaluate` have a record.
-        signing_key_file: Signs the head of the audit; None: it is not signed.
-        redact: Further names of secrets, whose values are not recorded.
-        redact_except: Names that are none.
+        max_policy_bytes: Largest body of a `PUT` of the policy.
+        drain_timeout: For running executions when the server stops.
+        max_queued_records: Records that may wait for their commit.
     """
 
-    audit_db: str = "aegis_audit.db"
-    api_key: str | None = field(default=None, repr=False)
-    admin_key: str | None = field(default=None, repr=False)
-    keys_file: str | None = None
-    allow_unauthenticated: bool = False
-    allowed_hosts: frozenset[str] = frozenset()
-    largest_body_bytes: int = 1024 * 1024
-    largest_policy_bytes: int = 16 * 1024 * 1024
-    largest_batch: int = 10_000
-    deepest_nesting: int = 64
-    condition_budget: int = DEFAULT_BUDGET
-    largest_result_bytes: int = 1024 * 1024
-    body_timeout_s: float = 10.0
-    keep_alive_s: float = 65.0
-    execute_timeout_s: float = 30.0
-    audit_timeout_s: float = 5.0
-    drain_delay_s: float = 0.0
-    drain_timeout_s: float = 10.0
-    queued_records: int = 100_000
-    policy_file: str | None = None
-    watch: bool = False
-    audit_durability: Durability = Durability.COMMIT
-    audit_decisions: AuditDecisions = AuditDecisions.NONE
-    signing_key_file: str | None = None
-    redact: frozenset[str] = frozenset()
-    redact_except: frozenset[str] = frozenset()
+    policy: str | None = _option(None, File(), "The policy file.", has_flag=False)
+    host: str = _option("127.0.0.1", Text(), "Address to listen on.", is_argument=False)
+    port: int = _option(8000, Integer(0, 65_535), "Port; 0 takes a free one.", is_argument=False)
+    workers: int = _option(
+        1, Processes(1, 256), "Processes; `auto`: one a core.", is_argument=False
+    )
+    audit_db: str = _option("aegis_audit.db", File(), "Database; `:memory:` keeps nothing.")
+    executor: str | None = _option(None, Text(), "What does the actions: `module:Class`.")
+    reset_policy: bool = _option(
+        False, Flag(), "Go back to the file where a policy was put since.", is_argument=False
+    )
+    watch: bool = _option(False, Flag(), "Load the policy file again when it changes.")
+    api_key: str | None = _option(
+        None, SecretKey(), "A key that may decide, execute and read.", has_flag=False
+    )
+    admin_key: str | None = _option(
+        None,
+        SecretKey(),
+        "A key that may do everything; without it the API key may.",
+        has_flag=False,
+    )
+    keys: str | None = _option(
+        None, KeysFile(), "A file of keys and their roles; read again when it changes."
+    )
+    allow_unauthenticated: bool = _option(False, Flag(), "Serve other machines without keys.")
+    allowed_hosts: frozenset[str] = _option(
+        frozenset(),
+        Hosts(),
+        "Further Host names, without keys; by commas. `.example.com`: with all below it.",
+    )
+    max_body_bytes: int = _option(_MIB, Integer(1, 128 * _MIB), "Largest body of a request.")
+    max_policy_bytes: int = 16 * _MIB
+    max_batch: int = _option(10_000, Integer(1), "Most actions in one request.")
+    # Deeper values could not be written again.
+    max_nesting: int = _option(64, Integer(2, 200), "Deepest nesting of a request's JSON.")
+    condition_budget: int = _option(
+        DEFAULT_BUDGET,
+        Integer(1),
+        "Units of work that the conditions of one request may spend.",
+    )
+    # SQLite must hold a record, and write all of it in its canonical form.
+    max_result_bytes: int = _option(
+        _MIB, Integer(256, 64 * _MIB), "Most data of an executor's result; more is left out."
+    )
+    body_timeout: float = _option(
+        10.0, Number(0, _DAY_S, excludes_minimum=True), "Seconds for a body to arrive."
+    )
+    keep_alive: float = _option(
+        65.0,
+        Number(1, _DAY_S),
+        "Seconds that a connection may be idle; also for a request's head to arrive.",
+        is_argument=False,
+    )
+    execute_timeout: float = _option(
+        30.0,
+        Number(0, _DAY_S, excludes_minimum=True),
+        "Seconds for an executor to run one action.",
+    )
+    audit_timeout: float = _option(
+        5.0,
+        Number(0, _DAY_S, excludes_minimum=True),
+        "Seconds for a record to be committed before its answer is withheld.",
+    )
+    drain_delay: float = _option(
+        0.0,
+        Number(0, _DAY_S),
+        "Seconds to go on serving after a signal to stop, while /health/ready says 503 already.",
+        is_argument=False,
+    )
+    drain_timeout: float = 10.0
+    max_queued_records: int = 100_000
+    audit_durability: Durability = _option(
+        Durability.COMMIT,
+        Choice(Durability),
+        "commit: a record is on the disk before its answer; process: it outlives the server, but not"
+        " the machine's power.",
+    )
+    audit_decisions: AuditDecisions = _option(
+        AuditDecisions.NONE,
+        Choice(AuditDecisions),
+        "Which answers of `evaluate` are recorded as well.",
+    )
+    audit_signing_key: str | None = _option(
+        None, File(), "An Ed25519 private key in PEM that signs the head of the audit."
+    )
+    redact: frozenset[str] = _option(
+        frozenset(), Names(), "Further names of secrets that are not recorded; by commas."
+    )
+    redact_except: frozenset[str] = _option(
+        frozenset(), Names(), "Names that are not secrets; by commas."
+    )
 
     @property
     def is_keyless(self) -> bool:
         """Whether anyone who reaches the server may use it."""
-        return self.api_key is None and self.admin_key is None and self.keys_file is None
+        return self.api_key is None and self.admin_key is None and self.keys is None
 
 
-def keys_from(
+OPTIONS: Mapping[str, Option] = MappingProxyType(
+    {
+        declared.name: Option(declared.name, default=declared.default, **declared.metadata)
+        for declared in dataclasses.fields(Settings)
+        if declared.metadata
+    }
+)
+"""Every option by its name, in the order of help."""
+
+
+class Options(TypedDict, total=False):
+    """The options as arguments of `create_app`, for type checkers; a test holds them to `OPTIONS`.
+
+    None is the same as leaving an argument out.
+    """
+
+    audit_db: str | os.PathLike[str] | None
+    watch: bool | None
+    api_key: str | None
+    admin_key: str | None
+    keys: str | os.PathLike[str] | None
+    allow_unauthenticated: bool | None
+    allowed_hosts: Iterable[str] | None
+    max_body_bytes: int | None
+    max_batch: int | None
+    max_nesting: int | None
+    condition_budget: int | None
+    max_result_bytes: int | None
+    body_timeout: float | None
+    execute_timeout: float | None
+    audit_timeout: float | None
+    audit_durability: str | None
+    audit_decisions: str | None
+    audit_signing_key: str | os.PathLike[str] | None
+    redact: Iterable[str] | None
+    redact_except: Iterable[str] | None
+
+
+def settings_from(
+    arguments: Mapping[str, object],
+    options: Iterable[Option] = OPTIONS.values(),
     environment: Mapping[str, str] = os.environ,
-) -> tuple[str | None, str | None, str | None]:
-    """The API key, the admin key and the keys file of the environment.
+) -> Settings:
+    """Settings by arguments, by variables of the environment, and by defaults, in this order.
+
+    Args:
+        arguments: Values by the names of options; None: left out.
+        options: Those that are looked for.
+        environment: Where the variables are.
+
+    Raises:
+        ConfigError: A value cannot be one of its option.
+    """
+    values: dict[str, Any] = {}
+    for option in options:
+        value, name = arguments.get(option.name), option.name
+        if value is None:
+            value, name = option.variable_in(environment), option.variable
+        if value is not None:
+            values[option.name] = option.read(value, name)
+    return Settings(**values)
+
+
+def keys_from(environment: Mapping[str, str] = os.environ) -> tuple[str | None, str | None]:
+    """The API key and the admin key of the environment.
 
     Raises:
         ConfigError: One is set, but blank: that is a mistake, not "no key"; or no header can carry it.
     """
-    keys_file = environment.get("AEGIS_KEYS")
-    if keys_file is not None and not keys_file.strip():
-        raise ConfigError("AEGIS_KEYS is set but empty; unset it to serve without keys")
-    api_key, admin_key = (
-        checked_key(environment.get(name), name) for name in ("AEGIS_API_KEY", "AEGIS_ADMIN_KEY")
-    )
-    return api_key, admin_key, keys_file and keys_file.strip()
-
-
-def names_in(text: str) -> list[str]:
-    """The names of a list that is written with commas or blanks."""
-    return text.replace(",", " ").split()
-
-
-def checked_key(key: str | None, name: str) -> str | None:
-    """A key that callers can send: without the blanks around it, which a header's value loses.
-
-    Args:
-        key: As an operator gave it; None: there is none.
-        name: What the operator calls it, for messages.
-
-    Raises:
-        ConfigError: It is blank, or has a character that no header carries.
-    """
-    if key is None:
-        return None
-    key = key.strip()
-    if not key:
-        raise ConfigError(f"{name} is set but empty; unset it to serve without keys")
-    # SOURCE: RFC 6750 section 2.1 has no blanks in a token; servers keep other bytes to themselves.
-    if not all("!" <= char <= "~" for char in key):
-        raise ConfigError(
-            f"{name} must be visible ASCII characters without blanks; make another key"
-        )
-    return key
+    settings = settings_from({}, (OPTIONS["api_key"], OPTIONS["admin_key"]), environment)
+    return settings.api_key, settings.admin_key
 
 
 def beside(database: str, ending: str) -> str:
     """A file of ours beside a database: one and the same, whatever links lead to that."""
     return f"{os.path.realpath(database)}{ending}"
-
-
-def is_loopback(host: str) -> bool:
-    """Whether an address or name only reaches this machine."""
-    if host.lower() == "localhost":
-        return True
-    try:
-        address = ipaddress.ip_address(host.strip("[]"))
-    except ValueError:
-        return False
-    mapped = getattr(address, "ipv4_mapped", None)
-    return (mapped or address).is_loopback
-
-
-def host_of(text: str) -> tuple[str, str]:
-    """Name and port of a `Host` value, lower case; the port is "" where there is none.
-
-    Raises:
-        ConfigError: It is none.
-
-    Source: RFC 9110 section 7.2, RFC 3986 section 3.2.
-    """
-    match = _HOST.fullmatch(text)
-    if match is None:
-        raise ConfigError(f"{shown(text)} is not a host")
-    name, port = match[1].lower(), match[2] or ""
-    if port and int(port[:6]) > _LARGEST_PORT:
-        raise ConfigError(f"{shown(text)} is not a host: ports end at {_LARGEST_PORT}")
-    if name.startswith("["):
-        try:
-            name = f"[{ipaddress.IPv6Address(name[1:-1])}]"
-        except ValueError:
-            raise ConfigError(f"{shown(text)} is not a host") from None
-    return name, port
-
-
-def allowed_hosts_of(entries: Iterable[str]) -> frozenset[str]:
-    """Hosts as `--allowed-hosts` has them, checked, in the form in which `host_of` gives names.
-
-    Args:
-        entries: Names and addresses; `.example.com` is a name and all below it, `*.example.com` what
-            is below it.
-
-    Raises:
-        ConfigError: One of them could never be the name of a host, or would be every name.
-    """
-    return frozenset(map(_allowed_host, entries))
-
-
-def _allowed_host(entry: str) -> str:
-    text = entry.strip().lower()
-    where = f"allowed host {shown(entry)}"
-    if not text:
-        raise ConfigError("an allowed host is empty; name one, or leave the option out")
-    if text == "*":
-        raise ConfigError(
-            f"{where} would let web pages of any name call; name the hosts, or set AEGIS_API_KEY:"
-            " with keys every host may"
-        )
-    if "://" in text:
-        raise ConfigError(f"{where} is a URL; give its host alone")
-    if "/" in text:
-        raise ConfigError(f"{where} is a range of addresses; name each host")
-    try:
-        address = ipaddress.ip_address(text.strip("[]"))
-    except ValueError:
-        pass
-    else:
-        return f"[{address}]" if address.version == 6 else str(address)
-    if ":" in text:
-        raise ConfigError(f"{where} has a port; leave it out: every port of a host is allowed")
-    if not _NAME.fullmatch(text):
-        raise ConfigError(
-            f"{where} is not a host; write `example.com`, or `.example.com` with all below it"
-        )
-    return text

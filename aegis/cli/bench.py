@@ -74,7 +74,7 @@ def bench(
     }
     if url is not None:
         bodies = [workload.body(question) for question in questions]
-        key, _, _ = keys_from()
+        key, _ = keys_from()
         result["http"] = url_only(url, bodies, seconds=seconds, per_s=rate, key=key)
     else:
         _measure(result, Path(policy), made, questions, seconds, rate)

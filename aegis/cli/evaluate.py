@@ -101,7 +101,7 @@ def _action(action_type: str, target: str, params: str | None, agent: str) -> Ac
     item: dict[str, Any] = {"action_type": action_type, "target": target, "agent_id": agent}
     try:
         if params is not None:
-            item["params"] = codec.loads(params.encode(), Settings().deepest_nesting)
+            item["params"] = codec.loads(params.encode(), Settings().max_nesting)
         return wire.action(item)
     except InvalidBody as error:
         said = str(error).replace("the body is", "--params is")

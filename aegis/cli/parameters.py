@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import errno
 import math
-import os
 import time
 from collections.abc import Callable
 from typing import Any
@@ -12,7 +10,9 @@ from typing import Any
 import click
 
 from aegis import timestamps
+from aegis.config import OPTIONS
 from aegis.errors import shown
+from aegis.option_types import DASH, MAX_INTEGER, File, OptionType, Text
 
 __all__ = [
     "DASH",
@@ -23,62 +23,48 @@ __all__ = [
     "TIME",
     "TIME_AHEAD",
     "Number",
+    "Parsed",
     "database_option",
     "number_from",
 ]
 
-DASH = "-"
-"""What is written for standard input, or output, where a file could be."""
 
-_LARGEST = 2**63 - 1  # what the database can hold
+class Parsed(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.4
+    """What an option of the server takes, as a type of click."""
 
+    def __init__(self, option_type: OptionType[Any]) -> None:
+        self._type = option_type
+        self.name = option_type.name
 
-class _Text(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.4
-    """Text of Unicode, in UTF-8 whatever the locale is."""
-
-    name = "text"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        text = str(value)
-        if not _is_unicode(text):  # bytes that the locale cannot read
-            try:
-                return os.fsencode(text).decode()
-            except UnicodeError:
-                self.fail(f"{shown(text)} is not UTF-8", param, ctx)
-        return text
-
-
-class _File(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.4
-    """The name of a file; any bytes but the one that ends it.
-
-    Args:
-        takes_dash: Whether `-` is one, and means standard input or output.
-    """
-
-    name = "file"
-
-    def __init__(self, *, takes_dash: bool = False) -> None:
-        self._takes_dash = takes_dash
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        path = str(value)
-        if not path:
-            self.fail("the name of the file is empty", param, ctx)
-        if path == DASH and not self._takes_dash:
-            self.fail("`-` must be a file here; write `./-` for one of that name", param, ctx)
+    def convert(  # noqa: D102 - click's
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> Any:
         try:
-            os.lstat(path)
-        except OSError as error:
-            if error.errno == errno.ENAMETOOLONG:
-                self.fail(f"{shown(path)} is too long for the name of a file", param, ctx)
-        except ValueError:  # NUL, or letters that the locale cannot write
-            self.fail(f"{shown(path)} cannot be the name of a file", param, ctx)
-        return path
+            return self._type.parse(value)
+        except ValueError as error:
+            name = "" if param is None else f"{_name_of(param)} "
+            raise click.UsageError(f"{name}{error}", ctx) from None
 
-    def shell_complete(
+    def get_metavar(  # noqa: D102 - click's
+        self, param: click.Parameter, ctx: click.Context
+    ) -> str | None:
+        choices = self._type.choices
+        return f"[{'|'.join(choices)}]" if choices else None
+
+    def shell_complete(  # noqa: D102 - click's
         self, ctx: click.Context, param: click.Parameter, incomplete: str
     ) -> list[click.shell_completion.CompletionItem]:
-        return [click.shell_completion.CompletionItem(incomplete, type="file")]
+        if isinstance(self._type, File):
+            return [click.shell_completion.CompletionItem(incomplete, type="file")]
+        return [
+            click.shell_completion.CompletionItem(choice)
+            for choice in self._type.choices
+            if choice.startswith(incomplete)
+        ]
+
+
+def _name_of(param: click.Parameter) -> str:
+    return param.opts[0] if isinstance(param, click.Option) else param.human_readable_name
 
 
 class _Time(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.4
@@ -116,14 +102,14 @@ class Number(click.FloatRange):
         return number
 
 
-def number_from(least: int, most: int = _LARGEST) -> click.IntRange:
+def number_from(least: int, most: int = MAX_INTEGER) -> click.IntRange:
     """A whole number; by default one that the database can hold."""
     return click.IntRange(least, most)
 
 
-TEXT = _Text()
-FILE = _File()
-FILE_OR_DASH = _File(takes_dash=True)
+TEXT = Parsed(Text())
+FILE = Parsed(File())
+FILE_OR_DASH = Parsed(File(takes_dash=True))
 TIME = _Time(is_ahead=False)
 TIME_AHEAD = _Time(is_ahead=True)
 
@@ -144,17 +130,9 @@ def database_option(said: str) -> Callable[[Callable[..., None]], Callable[..., 
         "database",
         type=FILE,
         metavar="FILE",
-        default="aegis_audit.db",
-        envvar="AEGIS_AUDIT_DB",
+        default=OPTIONS["audit_db"].default,
+        envvar=OPTIONS["audit_db"].variable,
         show_envvar=True,
         show_default=True,
         help=said,
     )
-
-
-def _is_unicode(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True

@@ -247,7 +247,7 @@ class Remote:
             else http.client.HTTPConnection
         )
         headers = {"content-type": "application/json"}
-        api_key, admin_key, _ = keys_from()
+        api_key, admin_key = keys_from()
         if (key := admin_key or api_key) is not None:
             headers["authorization"] = f"Bearer {key}"
         body = None if value is None else json.dumps(value).encode()

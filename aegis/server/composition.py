@@ -48,7 +48,7 @@ def build_app(
         known_keys: What its workers know of the keys file.
     """
     fixed = environment_keys(settings.api_key, settings.admin_key)
-    keys = KeyRing(fixed, settings.keys_file, shared=known_keys)
+    keys = KeyRing(fixed, settings.keys, shared=known_keys)
     service = Service(
         settings, file, executor or NoOpExecutor(), session_id or uuid.uuid4().hex, server, keys
     )
@@ -65,7 +65,7 @@ def build_app(
         service.notices,
     )
     admin = Admin(
-        deepest=settings.deepest_nesting,
+        deepest=settings.max_nesting,
         snapshot=service.decisions.snapshot,
         history=service.history,
         changes=service,
@@ -81,7 +81,7 @@ def build_app(
         RouteTable(routes),
         Gate(settings, keys),
         lifecycle,
-        body_timeout_s=settings.body_timeout_s,
+        body_timeout_s=settings.body_timeout,
     )
 
 
@@ -101,7 +101,7 @@ def _probes(api: Api) -> dict[tuple[str, str], Route]:
 
 def _agent_routes(settings: Settings, api: Api) -> dict[tuple[str, str], Route]:
     """What agents and auditors call."""
-    body = settings.largest_body_bytes
+    body = settings.max_body_bytes
     decide, read = Permission.DECIDE, Permission.READ
     describe = spec.handler(settings)
     evaluate: Handler = api.evaluate
@@ -120,13 +120,13 @@ def _agent_routes(settings: Settings, api: Api) -> dict[tuple[str, str], Route]:
 
 def _operator_routes(settings: Settings, admin: Admin) -> dict[tuple[str, str], Route]:
     """What operators call."""
-    body = settings.largest_body_bytes
+    body = settings.max_body_bytes
     read, change = Permission.READ, Permission.CHANGE_POLICY
     put_policy = Route(
         "put_policy",
         admin.put_policy,
         change,
-        settings.largest_policy_bytes,
+        settings.max_policy_bytes,
         limit_option="",
         media_types=_JSON_TYPES | YAML_TYPES,
         takes_query=True,

@@ -82,8 +82,8 @@ class Service:
         self._parts: _Open | None = None
         self._draining: asyncio.Task[None] | None = None
         self._signer = None
-        if settings.signing_key_file is not None:
-            self._signer = HeadSigner(settings.signing_key_file)
+        if settings.audit_signing_key is not None:
+            self._signer = HeadSigner(settings.audit_signing_key)
         self.decisions = DecisionPoint()
         self.decider = Decider(settings.condition_budget)
 
@@ -97,7 +97,7 @@ class Service:
             opened.callback(versions.close)
             snapshot = versions.start(self._file)
             audit = AuditLog(
-                store, most_queued=settings.queued_records, timeout_s=settings.audit_timeout_s
+                store, most_queued=settings.max_queued_records, timeout_s=settings.audit_timeout
             )
             opened.callback(audit.close)
             reader = AuditReader(store, signer=self._signer)
@@ -108,8 +108,8 @@ class Service:
                 reader,
                 GuardedExecutor(
                     self._executor,
-                    timeout_s=settings.execute_timeout_s,
-                    max_data_bytes=settings.largest_result_bytes,
+                    timeout_s=settings.execute_timeout,
+                    max_data_bytes=settings.max_result_bytes,
                     redaction=redaction,
                 ),
                 approver=AutoApprover(),
@@ -123,8 +123,8 @@ class Service:
                 raise ConfigError(f"the executor's setup failed: {error}") from error
             versions.follow(snapshot, self.decisions.switch, watches=settings.watch)
             policy_file = None
-            if settings.policy_file is not None:
-                policy_file = PolicyFile(settings.policy_file, versions)
+            if settings.policy is not None:
+                policy_file = PolicyFile(settings.policy, versions)
                 opened.callback(policy_file.stop)
                 if settings.watch:
                     policy_file.watch()
@@ -134,7 +134,7 @@ class Service:
     def stop(self) -> None:
         """Begin no more executions; give those that run their time."""
         if self._parts is not None and self._draining is None:
-            drain = self._parts.enforcer.drain(self._settings.drain_timeout_s)
+            drain = self._parts.enforcer.drain(self._settings.drain_timeout)
             self._draining = asyncio.create_task(drain)
 
     async def close(self) -> None:

@@ -141,7 +141,7 @@ def test_unknown_kind_of_audit_is_refused_with_the_known_ones(
         with pytest.raises(ConfigError, match=f"{name} `{wanted}` is unknown; known: "):
             app_of(**{name: wanted})
     monkeypatch.setenv(f"AEGIS_{name.upper()}", "Commit")
-    with pytest.raises(ConfigError, match=f"{name} `Commit` is unknown; known: "):
+    with pytest.raises(ConfigError, match=f"AEGIS_{name.upper()} `Commit` is unknown"):
         app_of()
 
 
@@ -167,7 +167,7 @@ def test_decision_that_cannot_be_recorded_is_withheld(
     tmp_path: Path, decisions: AuditDecisions, kind: str, status: int
 ) -> None:
     path = tmp_path / "audit.db"
-    app = app_with(decisions, audit_db=str(path), audit_timeout_s=0.05)
+    app = app_with(decisions, audit_db=str(path), audit_timeout=0.05)
     with served(app) as client:
         with closing(apsw.Connection(str(path))) as other:
             other.execute("BEGIN IMMEDIATE")

@@ -126,7 +126,7 @@ def test_single_action_over_the_budget_says_so() -> None:
 def test_budget_of_the_environment_is_checked(budget: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AEGIS_CONDITION_BUDGET", budget)
     if budget:
-        with pytest.raises(ConfigError, match="condition_budget"):
+        with pytest.raises(ConfigError, match="AEGIS_CONDITION_BUDGET"):
             app_of()
     else:
         app_of()

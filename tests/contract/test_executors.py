@@ -95,7 +95,7 @@ def executed(executor: Executor, action: dict[str, Any] | None = None) -> tuple[
 
 def with_timeout(executor: Executor, execute_timeout_s: float) -> App:
     """An application whose actions may take this long."""
-    settings = Settings(audit_db=":memory:", execute_timeout_s=execute_timeout_s)
+    settings = Settings(audit_db=":memory:", execute_timeout=execute_timeout_s)
     return build_app(settings, file=CompiledFiles(":memory:").load(POLICY), executor=executor)
 
 
@@ -407,7 +407,7 @@ def test_integer_is_exact_to_executor_answer_and_record(number: int) -> None:
 
 
 def test_data_over_the_limit_are_left_out_of_answer_and_record() -> None:
-    settings = Settings(audit_db=":memory:", largest_result_bytes=300)
+    settings = Settings(audit_db=":memory:", max_result_bytes=300)
     file = CompiledFiles(":memory:").load(POLICY)
     for size, data in ((300, "x" * 298), (301, "x" * 299)):
         app = build_app(settings, file=file, executor=giving(data))
@@ -753,7 +753,7 @@ def test_action_that_outlives_the_stopping_server_is_interrupted_and_the_rest_is
         is_begun.set()
         await asyncio.Event().wait()
 
-    settings = Settings(audit_db=str(tmp_path / "audit.db"), drain_timeout_s=0.02)
+    settings = Settings(audit_db=str(tmp_path / "audit.db"), drain_timeout=0.02)
     file = CompiledFiles(":memory:").load(POLICY)
     with served(build_app(settings, file=file, executor=Calling(do)), lifespan=False) as client:
         assert client.run(statuses_when_stopped(client, is_begun)) == ["interrupted", "skipped"]
@@ -850,7 +850,7 @@ def test_impossible_limit_of_results_is_refused(
 ) -> None:
     monkeypatch.setenv("AEGIS_MAX_RESULT_BYTES", value)
     with pytest.raises(
-        ConfigError, match=f"max_result_bytes `{value}` must be an integer from 256"
+        ConfigError, match=f"AEGIS_MAX_RESULT_BYTES `{value}` must be an integer from 256"
     ):
         app_of()
     app_of(max_result_bytes=256)

@@ -269,14 +269,14 @@ def test_brackets_side_by_side_are_not_nesting() -> None:
 
 
 def test_nesting_limit_is_an_option() -> None:
-    with served(app_with(deepest_nesting=3)) as client:
+    with served(app_with(max_nesting=3)) as client:
         assert client.post(EVALUATE, body=nested(3)).status == 200
         assert client.post(EVALUATE, body=nested(4)).status == 400
 
 
 @pytest.mark.parametrize("path", POSTS)
 def test_batch_over_its_limit_is_refused_and_leaves_nothing(path: str) -> None:
-    with served(app_with(largest_batch=3)) as client:
+    with served(app_with(max_batch=3)) as client:
         for body in ([READ] * 4, {"actions": [READ] * 4}):
             reply = client.post(path, body)
             assert (reply.status, reply.code) == (400, "invalid_body")
@@ -392,7 +392,7 @@ def test_body_in_many_chunks_is_one_body() -> None:
 
 
 def test_body_limit_is_an_option() -> None:
-    with served(app_with(largest_body_bytes=100)) as client:
+    with served(app_with(max_body_bytes=100)) as client:
         assert client.post(EVALUATE, body=padded(100)).status == 200
         reply = client.post(EVALUATE, body=padded(101))
         assert (reply.status, reply.received) == (413, 0)
@@ -500,7 +500,7 @@ def test_headers_over_their_limit_are_refused(route: tuple[str, str]) -> None:
 
 @pytest.mark.parametrize(("method", "path"), BODIES)
 def test_body_that_never_comes_is_timed_out(method: str, path: str) -> None:
-    with served(app_with(body_timeout_s=0.05)) as client:
+    with served(app_with(body_timeout=0.05)) as client:
         reply = client.ask(method, path, chunks=[b'{"action_type":'], then="silence")
         assert (reply.status, reply.code) == (408, "body_timeout")
         assert reply.header("connection") == "close"
@@ -508,7 +508,7 @@ def test_body_that_never_comes_is_timed_out(method: str, path: str) -> None:
 
 
 def test_body_whose_first_byte_never_comes_is_timed_out() -> None:
-    with served(app_with(body_timeout_s=0.05)) as client:
+    with served(app_with(body_timeout=0.05)) as client:
         assert client.post(EXECUTE, chunks=[], then="silence").status == 408
 
 
@@ -518,7 +518,7 @@ def test_timed_out_request_ends_alone() -> None:
         quick = client.request("POST", EXECUTE, READ)
         return [reply.status for reply in await asyncio.gather(silent, quick)]
 
-    with served(app_with(body_timeout_s=0.05)) as client:
+    with served(app_with(body_timeout=0.05)) as client:
         assert client.run(scenario(client)) == [408, 200]
         assert client.post(EXECUTE, READ).status == 200
 

@@ -271,7 +271,7 @@ def test_of_many_at_once_one_is_executed() -> None:
 
 def test_interrupted_request_keeps_its_state_and_the_rest_is_skipped(tmp_path: Path) -> None:
     executor = Waiting()
-    settings = {"audit_db": str(tmp_path / "audit.db"), "drain_timeout_s": 0.01}
+    settings = {"audit_db": str(tmp_path / "audit.db"), "drain_timeout": 0.01}
     batch = [READ, {"type": "read", "target": "never"}, {"type": "delete"}]
 
     async def begin(client: Client) -> None:

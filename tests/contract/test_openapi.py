@@ -106,7 +106,7 @@ def test_document_is_served_and_knows_whether_keys_are_asked_for() -> None:
 
 @pytest.mark.one_interface
 def test_limit_of_a_batch_is_the_servers() -> None:
-    schemas = document(Settings(largest_batch=7))["components"]["schemas"]
+    schemas = document(Settings(max_batch=7))["components"]["schemas"]
     assert schemas["Actions"]["anyOf"][-1]["maxItems"] == 7
     assert schemas["Batch"]["properties"]["actions"]["maxItems"] == 7
 

@@ -224,7 +224,7 @@ def test_who_is_refused_after_something_was_executed_is_told_so(
     path = tmp_path / "audit.db"
     Store(path).close()
     executor = LocksWhileItRuns(path)
-    app = app_with(executor, audit_db=str(path), audit_timeout_s=0.1)
+    app = app_with(executor, audit_db=str(path), audit_timeout=0.1)
     with served(app) as client:
         reply = client.post(EXECUTE, [{"type": "read", "target": name} for name in targets])
         executor.unlock()

@@ -13,17 +13,15 @@ import pytest
 import aegis
 from aegis.audit import ResultStatus
 from aegis.audit.filters import AUDIT_PARAMETERS
-from aegis.audit.reader import MOST_WAITING
 from aegis.auth.roles import PERMISSIONS, Permission, Role
 from aegis.bench import plots, report
 from aegis.cli import main
 from aegis.config import Settings
-from aegis.execution.executors import MAX_ERROR_CHARS, MAX_REQUEST_RESULT_BYTES
 from aegis.policy.conditions import CONDITIONS
-from aegis.server.api.operators import MOST_CHANGES
 from aegis.server.openapi.errors import ERRORS
 from aegis.server.openapi.spec import document
 from tests.contract.client import app_of, routes_of
+from tests.meta import option_tables
 from tests.meta.documents import DOCUMENTS, ROOT, rows, words
 
 
@@ -53,7 +51,7 @@ def default_of(option: click.Option, command: click.Command) -> str:
     return f"`{shown}`" if shown != "" else ""
 
 
-@pytest.mark.parametrize("heading", COMMANDS)
+@pytest.mark.parametrize("heading", [name for name in COMMANDS if " serve " not in name])
 def test_options_stand_in_a_table_with_variable_default_and_meaning(heading: str) -> None:
     command = COMMANDS[heading]
     options = [option for option in command.params if isinstance(option, click.Option)]
@@ -121,28 +119,12 @@ def test_permissions_of_roles_stand_in_a_table() -> None:
     }
 
 
-def test_limits_stand_in_a_table() -> None:
-    settings = Settings()
-    limits = [
-        settings.largest_body_bytes,
-        settings.largest_policy_bytes,
-        settings.largest_batch,
-        settings.deepest_nesting,
-        settings.condition_budget,
-        settings.largest_result_bytes,
-        MAX_REQUEST_RESULT_BYTES,
-        MAX_ERROR_CHARS,
-        settings.body_timeout_s,
-        settings.keep_alive_s,
-        settings.execute_timeout_s,
-        settings.audit_timeout_s,
-        settings.drain_timeout_s,
-        settings.queued_records,
-        MOST_WAITING,
-        MOST_CHANGES,
-    ]
-    table = [row[1].split()[0] for row in rows("docs/operation.md", "Limits")]
-    assert table == [f"{limit:,.0f}" for limit in limits]
+@pytest.mark.parametrize(("document", "heading"), option_tables.tables())
+def test_tables_of_options_are_those_that_are_made_from_them(document: str, heading: str) -> None:
+    table = option_tables.tables()[document, heading]
+    assert option_tables.written(document, heading)[0] == table, (
+        "run `python -m tests.meta.option_tables`"
+    )
 
 
 def test_quoted_figures_are_those_of_the_stored_run() -> None:

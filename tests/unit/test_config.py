@@ -6,18 +6,19 @@ from pathlib import Path
 
 import pytest
 
-from aegis.config import Settings, allowed_hosts_of, host_of, is_loopback, keys_from
+from aegis.config import Settings, keys_from, settings_from
 from aegis.errors import ConfigError
+from aegis.hosts import allowed_hosts_of, host_of, is_loopback
 from aegis.policy.loader import Policy
 from aegis.server import create_app
 
 
 def test_limits_are_those_that_are_promised() -> None:
     settings = Settings()
-    assert settings.largest_body_bytes == 1024 * 1024
-    assert settings.largest_policy_bytes == 16 * 1024 * 1024
-    assert settings.largest_batch == 10_000
-    assert settings.deepest_nesting == 64
+    assert settings.max_body_bytes == 1024 * 1024
+    assert settings.max_policy_bytes == 16 * 1024 * 1024
+    assert settings.max_batch == 10_000
+    assert settings.max_nesting == 64
     assert settings.audit_db == "aegis_audit.db"
 
 
@@ -34,16 +35,15 @@ def test_keys_are_not_shown() -> None:
 @pytest.mark.parametrize(
     ("environment", "keys"),
     [
-        ({}, (None, None, None)),
-        ({"AEGIS_API_KEY": "a"}, ("a", None, None)),
-        ({"AEGIS_ADMIN_KEY": "b"}, (None, "b", None)),
-        ({"AEGIS_API_KEY": "a", "AEGIS_ADMIN_KEY": "b"}, ("a", "b", None)),
-        ({"API_KEY": "a", "aegis_api_key": "b"}, (None, None, None)),
-        ({"AEGIS_KEYS": "keys.yaml"}, (None, None, "keys.yaml")),
+        ({}, (None, None)),
+        ({"AEGIS_API_KEY": "a"}, ("a", None)),
+        ({"AEGIS_ADMIN_KEY": "b"}, (None, "b")),
+        ({"AEGIS_API_KEY": "a", "AEGIS_ADMIN_KEY": "b"}, ("a", "b")),
+        ({"API_KEY": "a", "aegis_api_key": "b"}, (None, None)),
     ],
 )
 def test_keys_are_those_of_the_environment(
-    environment: dict[str, str], keys: tuple[str | None, str | None, str | None]
+    environment: dict[str, str], keys: tuple[str | None, str | None]
 ) -> None:
     assert keys_from(environment) == keys
 
@@ -52,7 +52,7 @@ def test_keys_are_those_of_the_environment(
 @pytest.mark.parametrize("value", ["", " ", "\t", "\n"])
 def test_blank_key_is_refused(name: str, value: str) -> None:
     with pytest.raises(ConfigError, match=f"{name} is set but empty"):
-        keys_from({name: value})
+        settings_from({}, environment={name: value})
 
 
 @pytest.mark.parametrize("name", ["AEGIS_API_KEY", "AEGIS_ADMIN_KEY"])

@@ -68,6 +68,6 @@ def test_reload_is_open_until_it_is_done() -> None:
 def test_grace_at_a_stop_is_longer_than_a_body_and_an_execution_may_take(
     body_timeout_s: float,
 ) -> None:
-    settings = Settings(body_timeout_s=body_timeout_s)
+    settings = Settings(body_timeout=body_timeout_s)
     assert grace_s(settings) > 1.125 * body_timeout_s
-    assert grace_s(settings) > settings.drain_timeout_s + settings.audit_timeout_s
+    assert grace_s(settings) > settings.drain_timeout + settings.audit_timeout

@@ -54,8 +54,8 @@ class Api:
         reader: Callable[[], AuditReader],
         notices: Callable[[], dict[str, object]],
     ) -> None:
-        self._deepest = settings.deepest_nesting
-        self._largest_batch = settings.largest_batch
+        self._deepest = settings.max_nesting
+        self._largest_batch = settings.max_batch
         self._actions = actions
         self._decide_object = actions.decide_object
         self._snapshot = actions.snapshot

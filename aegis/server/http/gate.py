@@ -8,8 +8,9 @@ from urllib.parse import urlsplit
 from aegis.auth.keys import Key
 from aegis.auth.ring import KeyRing
 from aegis.auth.roles import Permission
-from aegis.config import Settings, host_of, is_loopback
+from aegis.config import Settings
 from aegis.errors import ConfigError, Forbidden, InvalidHost, Unauthorized, shown
+from aegis.hosts import host_of, is_loopback
 from aegis.server.http.headers import Head, HeaderNames, Headers, value_of
 
 __all__ = ["Gate"]

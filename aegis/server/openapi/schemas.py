@@ -79,7 +79,7 @@ def action_schemas(settings: Settings) -> Schema:
         settings: Has the limit of a batch.
     """
     one: Schema = {"anyOf": [ref("Action"), ref("ActionByType")]}
-    batch: Schema = {"type": "array", "items": one, "maxItems": settings.largest_batch}
+    batch: Schema = {"type": "array", "items": one, "maxItems": settings.max_batch}
     return {
         "Action": _ACTION,
         "ActionByType": _ACTION_BY_TYPE,

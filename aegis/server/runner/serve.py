@@ -15,9 +15,10 @@ from aegis._version import __version__
 from aegis.audit.journal import Journal
 from aegis.auth.keys_file import read_keys
 from aegis.auth.ring import MAX_SHARED_BYTES, KeyRing
-from aegis.config import Settings, is_loopback
+from aegis.config import Settings
 from aegis.errors import ConfigError, Problem, shown
 from aegis.host.memory import SharedBytes
+from aegis.hosts import is_loopback
 from aegis.policy.compiled_cache import PolicyText
 from aegis.policy.decision_point import Snapshot
 from aegis.policy.rollout import PolicyVersions
@@ -37,82 +38,58 @@ MOST_WARNINGS = 10
 
 
 def serve(
-    settings: Settings,
-    policy_path: str,
-    file: PolicyText,
-    *,
-    host: str,
-    port: int,
-    workers: int = 1,
-    executor: str | None = None,
-    reset_policy: bool = False,
-    announce: Callable[[str], object] = print,
+    settings: Settings, file: PolicyText, *, announce: Callable[[str], object] = print
 ) -> None:
     """Serve until a signal ends it.
 
     Args:
-        settings: Limits and keys.
-        policy_path: What the policy file is called, for messages.
-        file: The policy file.
-        host: Name or address to listen on.
-        port: Port; 0 takes a free one.
-        workers: Processes.
-        executor: `module:Class` of an executor.
-        reset_policy: Go back to the file even where a newer policy was put.
+        settings: All options.
+        file: The policy file, as it was read.
         announce: Says what runs, and when and why it stops.
 
     Raises:
         AegisError: It cannot start, and why.
     """
-    if settings.is_keyless and not is_loopback(host) and not settings.allow_unauthenticated:
+    if (
+        settings.is_keyless
+        and not is_loopback(settings.host)
+        and not settings.allow_unauthenticated
+    ):
         raise ConfigError(
-            f"{shown(host)} can be reached by other machines and no key is set; set AEGIS_API_KEY,"
+            f"{shown(settings.host)} can be reached by other machines and no key is set; set AEGIS_API_KEY,"
             " give --keys, or give --allow-unauthenticated"
         )
-    keys = [] if settings.keys_file is None else read_keys(settings.keys_file)
+    keys = [] if settings.keys is None else read_keys(settings.keys)
     in_memory = settings.audit_db == ":memory:"
-    if in_memory and workers > 1:
+    if in_memory and settings.workers > 1:
         raise ConfigError("several workers cannot share `:memory:`; give --audit-db a file")
-    address = free_address(host, port)
+    address = free_address(settings.host, settings.port)
     with own_database(settings.audit_db):
-        snapshot = _prepare(settings, file, reset=reset_policy)
-        text = _announcement(
-            address, policy_path, file, snapshot, settings, len(keys), executor, workers
-        )
-        _run(
-            settings,
-            file if in_memory else None,
-            address,
-            workers,
-            executor,
-            text,
-            announce,
-        )
+        snapshot = _prepare(settings, file)
+        text = _announcement(address, snapshot, settings, len(keys))
+        _run(settings, file if in_memory else None, address, text, announce)
 
 
 def _run(
     settings: Settings,
     file: PolicyText | None,
     address: Address,
-    workers: int,
-    executor: str | None,
     announcement: str,
     say: Callable[[str], object],
 ) -> None:
     """Start the workers and look after them until a signal ends all."""
     # Workers inherit the loader, which is a closure, and memory: both need a fork.
     multiprocessing.set_start_method("fork", force=True)
-    state, wakeup = ServerState(workers), Wakeup()
+    state, wakeup = ServerState(settings.workers), Wakeup()
     stopping, stop = os.pipe()
     nothing = os.open(os.devnull, os.O_RDONLY)
     inherited = Inherited(
         settings,
         file,
-        executor,
         uuid.uuid4().hex,
         state,
         wakeup,
-        _known_keys(settings.keys_file),
+        _known_keys(settings.keys),
         os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC),
         os.getpid(),
         stopping,
@@ -127,9 +104,9 @@ def _run(
         # Not closed: a worker that is forked only now closes the same number.
         start_drain=lambda: os.dup2(nothing, stop),
         request_reload=lambda: os.eventfd_write(inherited.reloads, 1),
-        drain_delay_s=settings.drain_delay_s,
+        drain_delay_s=settings.drain_delay,
         grace_s=grace_s(settings),
-        keep_alive_s=settings.keep_alive_s,
+        keep_alive_s=settings.keep_alive,
         address=address,
     )
     hold_hangups()
@@ -154,34 +131,25 @@ def grace_s(settings: Settings) -> float:
     A body may take its time and an eighth more, and what it asks for is not executed any more; what is
     executed is interrupted after its own time. Both leave records, which are stored last.
     """
-    running_s = max(settings.body_timeout_s * 9 / 8, settings.drain_timeout_s)
-    return max(MIN_GRACE_S, running_s + settings.audit_timeout_s + 3.0)
+    running_s = max(settings.body_timeout * 9 / 8, settings.drain_timeout)
+    return max(MIN_GRACE_S, running_s + settings.audit_timeout + 3.0)
 
 
-def _prepare(settings: Settings, file: PolicyText, *, reset: bool) -> Snapshot:
+def _prepare(settings: Settings, file: PolicyText) -> Snapshot:
     """Choose the policy in force and see that the database can be written; leaves nothing open."""
     store = Store(settings.audit_db)
     try:
         versions = PolicyVersions(store, Journal(store))
         try:
-            return versions.start(file, reset=reset)
+            return versions.start(file, reset=settings.reset_policy)
         finally:
             versions.close()
     finally:
         store.close()
 
 
-def _announcement(
-    address: Address,
-    policy_path: str,
-    file: PolicyText,
-    snapshot: Snapshot,
-    settings: Settings,
-    keys: int,
-    executor: str | None,
-    workers: int,
-) -> str:
-    origin = policy_path if snapshot.stored.origin == "file" else "put over HTTP"
+def _announcement(address: Address, snapshot: Snapshot, settings: Settings, keys: int) -> str:
+    origin = settings.policy if snapshot.stored.origin == "file" else "put over HTTP"
     if settings.is_keyless:
         callers = "keyless: " + (
             "EVERYONE who reaches this address"
@@ -190,19 +158,20 @@ def _announcement(
         )
     else:
         callers = "keyed" + ("" if settings.admin_key is None else ", with an admin key")
-        if settings.keys_file is not None:
-            callers += f", {keys} keys in {settings.keys_file}"
+        if settings.keys is not None:
+            callers += f", {keys} keys in {settings.keys}"
     lines = [
         f"Aegis {__version__} at {address}",
         f"  policy     version {snapshot.version}, {snapshot.rule_count} rules, from {origin}",
         f"  database   {settings.audit_db}",
         f"  callers    {callers}",
         "  approval   auto-approval on: actions to `approve` run without asking anyone",
-        f"  executor   {executor or 'none: actions are decided and recorded, not done'}",
+        f"  executor   {settings.executor or 'none: actions are decided and recorded, not done'}",
     ]
-    if workers > 1:
-        lines.append(f"  workers    {workers}")
-    source = policy_path if snapshot.stored.origin == "file" else f"version {snapshot.version}"
+    if settings.workers > 1:
+        lines.append(f"  workers    {settings.workers}")
+    is_file = snapshot.stored.origin == "file"
+    source = str(settings.policy) if is_file else f"version {snapshot.version}"
     lines += _warnings(source, snapshot.compiled.warnings)
     return "\n".join(lines)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import ctypes
 import gc
-import importlib
 import os
 import select
 import signal
@@ -14,12 +13,11 @@ import threading
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from aegis.config import Settings
-from aegis.errors import AegisError, ConfigError, shown
-from aegis.execution.executors import Executor
+from aegis.errors import AegisError
+from aegis.execution.loading import load_executor
 from aegis.host.memory import SharedBytes
 from aegis.policy.compiled_cache import PolicyText
 from aegis.server.composition import build_app
@@ -28,7 +26,7 @@ from aegis.server.http.connections import Farewell, limit_unread
 from aegis.server.runner.signals import Wakeup, reset_in_worker
 from aegis.server.runner.state import ServerState, WorkerStart
 
-__all__ = ["Inherited", "load_executor", "loader"]
+__all__ = ["Inherited", "loader"]
 
 _AFTER_DRAIN_S = 3.0
 """For what still runs after bodies and executions had their time; it is cut off then."""
@@ -43,7 +41,6 @@ class Inherited:
 
     Attributes:
         file: The policy file, where no database holds the policy in force.
-        executor: `module:Class` of an executor.
         session_id: Of actions that name none.
         state: Shared by all processes of the server.
         wakeup: Wakes the parent.
@@ -57,7 +54,6 @@ class Inherited:
 
     settings: Settings
     file: PolicyText | None
-    executor: str | None
     session_id: str
     state: ServerState
     wakeup: Wakeup
@@ -84,11 +80,11 @@ def loader(inherited: Inherited) -> Callable[[WorkerStart], App]:
             os._exit(0)
         loop = asyncio.get_event_loop()
         try:
-            executor = None if inherited.executor is None else load_executor(inherited.executor)
+            executor = inherited.settings.executor
             app = build_app(
                 inherited.settings,
                 file=inherited.file,
-                executor=executor,
+                executor=None if executor is None else load_executor(executor),
                 session_id=inherited.session_id,
                 server=inherited.state,
                 known_keys=inherited.known_keys,
@@ -103,7 +99,7 @@ def loader(inherited: Inherited) -> Callable[[WorkerStart], App]:
         gc.set_threshold(50_000, 20, 50)
 
         settings = inherited.settings
-        longest_s = max(settings.body_timeout_s * 9 / 8, settings.drain_timeout_s) + _AFTER_DRAIN_S
+        longest_s = max(settings.body_timeout * 9 / 8, settings.drain_timeout) + _AFTER_DRAIN_S
 
         def stop() -> None:
             loop.remove_reader(inherited.stopping)
@@ -122,29 +118,6 @@ def loader(inherited: Inherited) -> Callable[[WorkerStart], App]:
         return app
 
     return load
-
-
-def load_executor(spec: str) -> Executor:
-    """The executor that `module:Class` names, made; modules are also looked for here.
-
-    Raises:
-        ConfigError: There is none, or it cannot be made.
-    """
-    module_name, colon, name = spec.partition(":")
-    if not (module_name and colon and name):
-        raise ConfigError(f"executor {shown(spec)} must be written as `module:Class`")
-    if (here := str(Path.cwd())) not in sys.path:
-        sys.path.insert(0, here)
-    try:
-        found: Any = importlib.import_module(module_name)
-        for part in name.split("."):
-            found = getattr(found, part)
-        executor = found() if callable(found) else found
-    except (Exception, SystemExit) as error:
-        raise ConfigError(f"cannot load executor {shown(spec)}: {error}") from error
-    if not callable(getattr(executor, "execute", None)):
-        raise ConfigError(f"executor {shown(spec)} has no method `execute`")
-    return executor  # type: ignore[no-any-return]
 
 
 def _say_listening(inherited: Inherited) -> None:
