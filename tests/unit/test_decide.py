@@ -11,7 +11,8 @@ import pytest
 
 from aegis import Action, Executor, Result, ResultStatus
 from aegis.audit import AuditFilter, AuditLog, AuditReader, Operation
-from aegis.auth.keys import Key, Permission
+from aegis.auth.keys import Key
+from aegis.auth.roles import Permission
 from aegis.codec import dumps
 from aegis.config import AuditDecisions
 from aegis.errors import AuditUnavailable, Forbidden
@@ -21,7 +22,7 @@ from aegis.execution.decide import ActionService
 from aegis.execution.enforcer import Enforcer
 from aegis.execution.executors import GuardedExecutor, NoOpExecutor, ResultBudget
 from aegis.execution.records import Recorder, RequestContext
-from aegis.policy.compiled_cache import compiled
+from aegis.policy.compiled_cache import compile_policy
 from aegis.policy.decision_point import Decider, Snapshot
 from aegis.policy.history import PolicyVersion
 from aegis.policy.loader import load_text
@@ -31,7 +32,7 @@ from aegis.wire import Actions
 from aegis.wire_batch import read_questions
 from aegis_core import Decision
 
-POLICY = compiled(
+POLICY = compile_policy(
     load_text(
         "rules:\n"
         "  - {name: of_bots, match: {type: '*', agent: 'bot*'}, risk_level: low, approval: auto}\n"
