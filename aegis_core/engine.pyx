@@ -155,6 +155,11 @@ cdef class Engine:
         return image
 
     @property
+    def has_conditions(self):
+        """Whether a decision may ask a condition, and so take work."""
+        return self.header.conditionals > 0
+
+    @property
     def image_bytes(self):
         """Size of the compiled data, in bytes."""
         return self.view.len

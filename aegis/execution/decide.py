@@ -5,6 +5,7 @@ It knows no protocol. Whoever calls it has read what was asked by `wire`, and wr
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -129,7 +130,8 @@ class ActionService:
             Forbidden: The key may not speak for an agent.
             AuditUnavailable: They were not committed in time.
         """
-        bound = await _bind(actions, context.caller)
+        key = context.caller
+        bound = actions.items if key is None or not key.agents else await _bind(actions, key)
         decisions = await self._decider.decide(context.snapshot.engine, bound)
         if not self._records_none:
             recorded = [
@@ -154,7 +156,8 @@ class ActionService:
             Conflict: The claim was made for something else, or what it was made for still runs.
         """
         enforcer = self._enforcer()
-        bound = await _bind(actions, context.caller)
+        key = context.caller
+        bound = actions.items if key is None or not key.agents else await _bind(actions, key)
         decisions = await self._decider.decide(context.snapshot.engine, bound)
         return await enforcer.run(bound, decisions, context, claim)
 
@@ -167,19 +170,19 @@ def _answer(decisions: bytes, questions: Questions) -> bytes:
     return decisions if questions.is_batch else decisions[1:-1]
 
 
-async def _bind(actions: Actions, key: Key | None) -> Sequence[Action]:
+async def _bind(actions: Actions, key: Key) -> Sequence[Action]:
     """Actions, each of the agent that the key speaks for.
 
     Raises:
         Forbidden: It may not speak for one.
     """
-    if key is None or not key.agents:
-        return actions.items
     bound: list[Action] = []
-    async for piece in in_pieces(actions.items):
+    for piece in in_pieces(actions.items):
         for action in piece:
             agent_id = _bind_agent(key, action.agent_id, len(bound), actions)
             bound.append(replace(action, agent_id=agent_id))
+        if piece is not actions.items:
+            await asyncio.sleep(0)
     return bound
 
 

@@ -115,13 +115,15 @@ class Enforcer:
             AuditUnavailable: They were not committed in time.
         """
         records: list[Entry] = []
-        async for piece in in_pieces(decided):
+        for piece in in_pieces(decided):
             for action, decision in piece:
                 if decision.is_allowed:
                     result = Result(action, ResultStatus.DECIDED)
                 else:
                     result = blocked_result(action, decision)
                 records.append(self._recorder.record(action, decision, result, context))
+            if piece is not decided:
+                await asyncio.sleep(0)
         await self._append(records)
 
     async def drain(self, timeout_s: float) -> None:
@@ -136,18 +138,14 @@ class Enforcer:
         """Let the executor go."""
         await self._executor.teardown()
 
-    async def _permit(
+    async def _ask(
         self, action: Action, decision: Decision, context: RequestContext
     ) -> tuple[Result | None, str | None]:
-        """Whether an action may start.
+        """Ask whether an action that needs an approval may start.
 
         Returns:
             Its result, if it may not; and what the record says of who approved or denied it.
         """
-        if not decision.is_allowed:
-            return blocked_result(action, decision), None
-        if decision.approval is not _APPROVE:
-            return None, None
         ruling = await self._approver.ask(action, decision, context)
         match ruling:
             case Approved():
@@ -167,15 +165,22 @@ class Enforcer:
         """Run actions that have no effect outside: so all their records may share one commit."""
         results: list[Result] = []
         records: list[Entry] = []
-        async for piece in in_pieces(list(zip(actions, decisions, strict=True))):
+        record = self._recorder.record
+        decided = list(zip(actions, decisions, strict=True))
+        for piece in in_pieces(decided):
             for action, decision in piece:
-                result, human_decision = await self._permit(action, decision, context)
+                result: Result | None = None
+                human_decision: str | None = None
+                if not decision.is_allowed:
+                    result = blocked_result(action, decision)
+                elif decision.approval is _APPROVE:
+                    result, human_decision = await self._ask(action, decision, context)
                 if result is None:
                     result = Result(action, _SUCCESS, NO_OP_DATA)
                 results.append(result)
-                records.append(
-                    self._recorder.record(action, decision, result, context, human_decision)
-                )
+                records.append(record(action, decision, result, context, human_decision))
+            if piece is not decided:
+                await asyncio.sleep(0)
         await self._append(records, claim=claim, is_last=True)
         return results
 
@@ -204,7 +209,11 @@ class Enforcer:
         try:
             for action, decision in zip(actions, decisions, strict=True):
                 is_last = len(results) + 1 == len(actions)
-                result, human_decision = await self._permit(action, decision, context)
+                result, human_decision = None, None
+                if not decision.is_allowed:
+                    result = blocked_result(action, decision)
+                elif decision.approval is _APPROVE:
+                    result, human_decision = await self._ask(action, decision, context)
                 if result is None and self._executor.is_stopping:
                     result = Result(action, ResultStatus.SKIPPED, error="the server is stopping")
                 intent = result or Result(action, _STARTED)

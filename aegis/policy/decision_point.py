@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from math import inf
 from time import monotonic
@@ -167,6 +167,9 @@ class Decider:
 
     async def decide(self, engine: Engine, actions: Sequence[Action]) -> list[Decision]:
         """The decisions about actions, at one moment and within one budget."""
+        if len(actions) == 1 and not engine.has_conditions:  # what nearly every request is
+            (action,) = actions
+            return [engine.evaluate(action.type, action.target, action.agent_id, action.params)]
         batch = engine.begin(
             [(action.type, action.target, action.agent_id, action.params) for action in actions],
             self.work(),
@@ -187,12 +190,14 @@ def decide_all(batch: Batch[_Made]) -> _Made:
     return batch.result
 
 
-async def in_pieces(items: Sequence[_Item]) -> AsyncIterator[Sequence[_Item]]:
-    """A long list by pieces, between which the event loop does what else there is."""
-    for start in range(0, len(items), _PIECE):
-        if start:
-            await asyncio.sleep(0)
-        yield items[start : start + _PIECE]
+def in_pieces(items: Sequence[_Item]) -> Iterable[Sequence[_Item]]:
+    """A long list by pieces, after each of which the event loop is given back; a short one as it is.
+
+    It is not an asynchronous iterator, since these cost as much as a short list does.
+    """
+    if len(items) <= _PIECE:
+        return (items,)
+    return (items[start : start + _PIECE] for start in range(0, len(items), _PIECE))
 
 
 def _never_begun() -> NoReturn:

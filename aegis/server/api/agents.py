@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -123,17 +124,21 @@ class Api:
 
     async def execute(self, request: Request) -> Response:
         """`POST /api/v1/execute`: decide, approve, execute, audit."""
-        actions = await self._read(request.body)
+        body = request.body
+        actions = await self._read(body) if len(body) > LARGE_BYTES else self._read_now(body)
         claim = _claim(request)
         snapshot = self._snapshot()
         context = RequestContext(snapshot, request.caller, request_id=_sent_request_id(request))
-        results: list[bytes] = []
-        async for piece in in_pieces(await self._actions.execute(actions, context, claim)):
-            results += map(result_json, piece)
-        return Response(200, snapshot.headers, _list_or_one(results, actions))
+        results = await self._actions.execute(actions, context, claim)
+        answers: list[bytes] = []
+        for piece in in_pieces(results):
+            answers += map(result_json, piece)
+            if piece is not results:
+                await asyncio.sleep(0)
+        return Response(200, snapshot.headers, _list_or_one(answers, actions))
 
     async def _read(self, body: bytes) -> Actions:
-        """The actions of a body."""
+        """The actions of a body that may be large."""
         if len(body) > LARGE_BYTES:
             return await self._actions.read_in_thread(self._read_now, body)
         return self._read_now(body)
