@@ -19,7 +19,7 @@ from aegis.errors import InvalidBody, shown
 from aegis_core import may_exceed_64_bits
 
 __all__ = [
-    "DEEPEST_FOREIGN",
+    "MAX_FOREIGN_DEPTH",
     "UNWRITABLE",
     "dumps",
     "dumps_foreign",
@@ -35,7 +35,7 @@ __all__ = [
 
 UNWRITABLE = "[UNWRITABLE]"
 """Stands for the parts of a value that JSON has no form for, and that have no text either."""
-DEEPEST_FOREIGN = 200
+MAX_FOREIGN_DEPTH = 200
 """Values of others that are nested deeper could not be written again."""
 
 
@@ -101,7 +101,7 @@ def _writable(value: Any, around: tuple[int, ...]) -> object:
 
     Args:
         value: Anything.
-        around: What it stands in, by `id`.
+        around: The collections that it is in, by `id`.
     """
     if isinstance(value, Enum):
         return _writable(value.value, around)
@@ -112,7 +112,7 @@ def _writable(value: Any, around: tuple[int, ...]) -> object:
     parts = _parts(value)
     if parts is None:
         return _leaf(value)
-    if id(value) in around or len(around) == DEEPEST_FOREIGN:
+    if id(value) in around or len(around) == MAX_FOREIGN_DEPTH:
         return UNWRITABLE
     inside = (*around, id(value))
     if isinstance(parts, dict):
@@ -165,12 +165,12 @@ def _plain(value: Any) -> object:
     return str(value) if parts is None else parts
 
 
-def loads(body: bytes, deepest: int) -> Any:
+def loads(body: bytes, max_depth: int) -> Any:
     """A body's value.
 
     Args:
         body: JSON in UTF-8.
-        deepest: How many objects and lists may be nested in each other.
+        max_depth: How many objects and lists may be nested in each other.
 
     Raises:
         InvalidBody: It is not JSON (code `invalid_json`), or nested too deeply.
@@ -183,26 +183,26 @@ def loads(body: bytes, deepest: int) -> Any:
         if "number is infinity" in str(error):
             error = _TooLarge()
         raise InvalidBody(f"the body is not JSON: {error}", "invalid_json") from None
-    if len(body) > 2 * deepest and body.count(b"{") + body.count(b"[") > deepest:
-        _refuse_deeper(value, deepest)
+    if len(body) > 2 * max_depth and body.count(b"{") + body.count(b"[") > max_depth:
+        _refuse_deeper(value, max_depth)
     return value
 
 
-def loads_inexact(body: bytes, deepest: int) -> Any:
+def loads_inexact(body: bytes, max_depth: int) -> Any:
     """As `loads`, and quicker; integers of over 64 bits may become floats: `exact` mends that."""
     try:
         value = orjson.loads(body)
     except ValueError:  # an integer may be too large for a float
-        return loads(body, deepest)
+        return loads(body, max_depth)
     # Nothing can be nested deeper than it opens brackets, and counting those is quick.
-    if len(body) > 2 * deepest and body.count(b"{") + body.count(b"[") > deepest:
-        _refuse_deeper(value, deepest)
+    if len(body) > 2 * max_depth and body.count(b"{") + body.count(b"[") > max_depth:
+        _refuse_deeper(value, max_depth)
     return value
 
 
-def _refuse_deeper(value: object, deepest: int) -> None:
-    if is_deeper(value, deepest):
-        raise InvalidBody(f"the body is nested deeper than {deepest} levels")
+def _refuse_deeper(value: object, max_depth: int) -> None:
+    if is_deeper(value, max_depth):
+        raise InvalidBody(f"the body is nested deeper than {max_depth} levels")
 
 
 def exact(value: Any, body: bytes) -> Any:
@@ -211,7 +211,7 @@ def exact(value: Any, body: bytes) -> Any:
 
 
 def refuse_repeated(body: bytes) -> None:
-    """See that no member of a body that `loads` has read stands twice.
+    """Check that no member of a body that `loads` has read appears twice.
 
     Raises:
         InvalidBody: One does.
@@ -268,10 +268,10 @@ def _parsed_exactly(text: bytes) -> Any:
         raise ValueError(str(error)) from None
 
 
-def is_deeper(value: object, deepest: int) -> bool:
-    """Whether more objects and lists stand inside each other in a JSON value."""
+def is_deeper(value: object, max_depth: int) -> bool:
+    """Whether more objects and lists are nested in each other in a JSON value."""
     level = [value]
-    for _ in range(deepest):
+    for _ in range(max_depth):
         level = [
             member
             for container in level

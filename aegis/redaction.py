@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from aegis.codec import DEEPEST_FOREIGN, dumps, dumps_foreign, is_deeper, loads_own
+from aegis.codec import MAX_FOREIGN_DEPTH, dumps, dumps_foreign, is_deeper, loads_own
 
 __all__ = ["REDACTED", "Redaction"]
 
@@ -70,7 +70,7 @@ class Redaction:
             value = json.loads(text)  # agent-aegis writes NaN, which is no JSON, as Python does
         except ValueError:
             value = text
-        if is_deeper(value, DEEPEST_FOREIGN):
+        if is_deeper(value, MAX_FOREIGN_DEPTH):
             raise RecursionError
         return self.json(dumps_foreign(value)).decode()
 

@@ -55,7 +55,7 @@ _TEXTS = ("description", "agent_id", "session_id", "parent_agent_id", "chain_id"
 _INT64 = range(-(2**63), 2**63)
 
 
-def read_questions(value: Any, largest: int) -> Questions:
+def read_questions(value: Any, max_actions: int) -> Questions:
     """What the value of a body asks to decide: about one action, or a batch.
 
     Raises:
@@ -63,15 +63,15 @@ def read_questions(value: Any, largest: int) -> Questions:
     """
     if _is_single(value):
         return Questions([question(value)], False)
-    items = batch(value, largest)
+    items = batch(value, max_actions)
     return Questions([question(item, index) for index, item in enumerate(items)], True)
 
 
-def read_actions(value: Any, largest: int) -> Actions:
+def read_actions(value: Any, max_actions: int) -> Actions:
     """As `read_questions`: the actions, whole."""
     if _is_single(value):
         return Actions([action(value)], False)
-    items = batch(value, largest)
+    items = batch(value, max_actions)
     return Actions([action(item, index) for index, item in enumerate(items)], True)
 
 
@@ -79,7 +79,7 @@ def _is_single(value: Any) -> bool:
     return type(value) is dict and "actions" not in value
 
 
-def batch(value: Any, largest: int) -> list[Any]:
+def batch(value: Any, max_actions: int) -> list[Any]:
     """The items of a body that is not one action: a list, or an object with `actions`.
 
     Raises:
@@ -91,8 +91,8 @@ def batch(value: Any, largest: int) -> list[Any]:
             raise InvalidBody(f"`actions` must be a list of actions, not {named(value)}")
     elif type(value) is not list:
         raise InvalidBody(f"the body must be an action or a list of actions, not {named(value)}")
-    if len(value) > largest:
-        raise InvalidBody(f"{len(value)} actions are too many; send at most {largest} at once")
+    if len(value) > max_actions:
+        raise InvalidBody(f"{len(value)} actions are too many; send at most {max_actions} at once")
     return value
 
 
@@ -101,7 +101,7 @@ def question(item: Any, index: int | None = None) -> Question:
 
     Args:
         item: Its JSON.
-        index: Its place in a batch.
+        index: Its position in a batch.
 
     Raises:
         InvalidBody: Something is wrong; the message says where, as in `actions[3].target`.
@@ -151,7 +151,7 @@ _TOOL_CALLS = {
     "mcp_call": ("arguments",),
     "tool_call": ("args", "arguments"),
 }
-"""What models call a tool call, and the member that has its arguments beside `name`."""
+"""What models call a tool call, and the member that has its arguments next to `name`."""
 
 
 def _refuse_tool_call(item: dict[str, Any], index: int | None) -> None:
@@ -163,10 +163,10 @@ def _refuse_tool_call(item: dict[str, Any], index: int | None) -> None:
     if kind == "function" and type(function) is dict and "name" in function:
         name, arguments = "function.name", "function.arguments"
     elif type(kind) is str and kind in _TOOL_CALLS and "name" in item:
-        found = [member for member in _TOOL_CALLS[kind] if member in item]
-        if not found:
+        members = [member for member in _TOOL_CALLS[kind] if member in item]
+        if not members:
             return
-        name, arguments = "name", found[0]
+        name, arguments = "name", members[0]
     else:
         return
     raise _wrong(
@@ -208,10 +208,10 @@ def _wrong_type(value: object) -> str:
 
 
 def _wrong(index: int | None, member: str, message: str) -> InvalidBody:
-    place = (
+    path = (
         member if index is None else f"actions[{index}].{member}" if member else f"actions[{index}]"
     )
-    return InvalidBody(f"`{place}` {message}" if place else f"the body {message}")
+    return InvalidBody(f"`{path}` {message}" if path else f"the body {message}")
 
 
 def decision(action: Action, decided: Decision) -> bytes:

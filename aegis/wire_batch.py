@@ -39,35 +39,37 @@ _PLAIN = msgspec.json.Decoder(_PlainBatch)
 _decode = msgspec.json.Decoder().decode  # keeps integers exact, whatever their size
 
 
-def read_questions(body: bytes, largest: int, deepest: int) -> Questions:
+def read_questions(body: bytes, max_actions: int, max_depth: int) -> Questions:
     """What a body asks to decide, whatever it is.
 
     Args:
         body: JSON in UTF-8.
-        largest: How many actions it may have.
-        deepest: How many objects and lists may be nested in each other.
+        max_actions: How many actions it may have.
+        max_depth: How many objects and lists may be nested in each other.
 
     Raises:
         InvalidBody: Something is wrong.
     """
-    return read_plain(body, largest, deepest) or read_carefully(loads(body, deepest), largest)
+    return read_plain(body, max_actions, max_depth) or read_carefully(
+        loads(body, max_depth), max_actions
+    )
 
 
-def read_plain(body: bytes, largest: int, deepest: int) -> Questions | None:
+def read_plain(body: bytes, max_actions: int, max_depth: int) -> Questions | None:
     """As `read_questions`; None: it is not a batch of plain actions."""
-    items = plain_batch(body, largest, deepest)
+    items = plain_batch(body, max_actions, max_depth)
     return None if items is None else Questions(items, True, plain_params)
 
 
 def plain_batch(
-    body: bytes, largest: int, deepest: int
+    body: bytes, max_actions: int, max_depth: int
 ) -> list[tuple[str, str, str, msgspec.Raw]] | None:
     """The questions of a batch of plain actions: `{"actions": […]}` with nothing odd in it.
 
     Args:
         body: JSON in UTF-8.
-        largest: How many actions it may have.
-        deepest: How many objects and lists may stand inside each other.
+        max_actions: How many actions it may have.
+        max_depth: How many objects and lists may be nested in each other.
 
     Returns:
         Action type, target, agent and params of each, these as JSON for `plain_params`. None:
@@ -80,16 +82,16 @@ def plain_batch(
     except (msgspec.MsgspecError, ValueError, RecursionError):
         return None
     brackets = brackets_in(body)
-    if brackets < 0 or len(actions) > largest or not (body.isascii() or _is_utf8(body)):
+    if brackets < 0 or len(actions) > max_actions or not (body.isascii() or _is_utf8(body)):
         return None
     # A thousand times each: no loop of our own.
     params = [action.params for action in actions]
     in_params = list(map(brackets_in_object, params))
     counts = set(in_params)
-    if min(counts, default=1) <= 0 or max(counts, default=1) > deepest - 3:
+    if min(counts, default=1) <= 0 or max(counts, default=1) > max_depth - 3:
         return None
-    # Brackets that are left over stand in strings, or in a member that stands twice and was not
-    # looked at; those of params that were left out do not stand there.
+    # Brackets that are left over are in strings, or in a member that appears twice and was not
+    # checked; those of params that were left out are not in the body.
     left_over = brackets - 2 - len(actions) - sum(in_params)
     if left_over and left_over + sum(one is _NO_PARAMS for one in params):
         return None

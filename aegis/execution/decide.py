@@ -1,6 +1,6 @@
 """Decides for a caller: agent binding, decision, recording. Every protocol's one door to both.
 
-It knows no protocol. Whoever calls it has read what was asked by `wire`, and writes the answer.
+It knows no protocol: its callers read the request by `wire`, and write the answer.
 """
 
 from __future__ import annotations

@@ -269,7 +269,7 @@ class Enforcer:
             )
         results = [result_of_record(record) for record in records]
         results += [
-            Result(action, ResultStatus.SKIPPED, error="never begun: the server ended before it")
+            Result(action, ResultStatus.SKIPPED, error="not started: the server ended before it")
             for action in actions[len(results) :]
         ]
         return results

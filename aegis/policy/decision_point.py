@@ -32,7 +32,7 @@ _Made = TypeVar("_Made")
 
 
 class Snapshot:
-    """A policy version, compiled. A request holds on to the one that it began with.
+    """A policy version, compiled. A request keeps the one that it started with.
 
     Attributes:
         compiled: The compiled policy.
@@ -65,7 +65,7 @@ class DecisionPoint:
     def __init__(self) -> None:
         self._current: Snapshot | None = None
         self._newest = memoryview(bytes(8)).cast("Q")
-        self._load_newest: Callable[[], Snapshot] = _never_begun
+        self._load_newest: Callable[[], Snapshot] = _not_started
         self._renew: Callable[[], memoryview] | None = None
         self._renew_at = inf
         self._switching = threading.Lock()
@@ -84,7 +84,7 @@ class DecisionPoint:
             newest: One word: the number of the newest version of all processes.
             load_newest: Gives that version without waiting for long.
             renew: Gives the word of all processes again, which may be another one; called every
-                `LEASE_S`. Raises an AegisError where there is none now: nothing is decided then.
+                `LEASE_S`. Raises an AegisError if there is none now: then nothing is decided.
         """
         self._renew, self._renew_at = renew, inf if renew is None else monotonic() + LEASE_S
         self._newest = newest
@@ -96,7 +96,7 @@ class DecisionPoint:
         self._current = None
         self._renew, self._renew_at = None, inf
         self._newest = memoryview(bytes(8)).cast("Q")
-        self._load_newest = _never_begun
+        self._load_newest = _not_started
 
     def snapshot(self) -> Snapshot:
         """The policy in force.
@@ -200,5 +200,5 @@ def in_pieces(items: Sequence[_Item]) -> Iterable[Sequence[_Item]]:
     return (items[start : start + _PIECE] for start in range(0, len(items), _PIECE))
 
 
-def _never_begun() -> NoReturn:
+def _not_started() -> NoReturn:
     raise NotReady("the server is starting or stopping")
