@@ -1,13 +1,16 @@
-"""The audit: links of a chain, committed in groups before they are acknowledged, and read in pages.
+"""The audit: entries of a hash chain, committed in groups before they are acknowledged.
 
-What is written is in `records`, how in `log`, read in `reading`, and judged in `verify`.
+`entries` says what is written, `writer` how, `reader` and `export` how it is read, and `verify` judges it.
 """
 
 from aegis.audit.entries import AuditRecord, Outcome, PayloadEntry
+from aegis.audit.export import ChainEntry, read_entries
+from aegis.audit.filters import AuditFilter
 from aegis.audit.idempotency import Claim, Claimed
+from aegis.audit.jobs import Committed
 from aegis.audit.members import MEMBERS, RECORD_SCHEMA, Operation, ResultStatus
-from aegis.audit.reader import AuditFilter, AuditReader
-from aegis.audit.writer import AuditLog, Committed
+from aegis.audit.reader import AuditReader
+from aegis.audit.writer import AuditLog
 
 __all__ = [
     "MEMBERS",
@@ -16,6 +19,7 @@ __all__ = [
     "AuditLog",
     "AuditReader",
     "AuditRecord",
+    "ChainEntry",
     "Claim",
     "Claimed",
     "Committed",
@@ -23,4 +27,5 @@ __all__ = [
     "Outcome",
     "PayloadEntry",
     "ResultStatus",
+    "read_entries",
 ]

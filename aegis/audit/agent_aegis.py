@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from aegis.audit.chain import ChainEnd
+from aegis.audit.chain import ChainHead
 from aegis.audit.entries import AuditRecord
 from aegis.audit.members import Operation, ResultStatus
 from aegis.errors import StoreError, did_you_mean, shown
@@ -23,8 +23,8 @@ from aegis_core import Approval, RiskLevel
 
 __all__ = ["Imported", "import_agent_aegis"]
 
-_LINKS_AT_ONCE = 1_000
-_MOST_TOLD = 100
+_ENTRIES_AT_ONCE = 1_000
+_MAX_PROBLEMS = 100
 _REDACTION = Redaction()
 _MEMBERS = (
     "session_id", "timestamp", "action_type", "action_target", "action_params", "action_desc",
@@ -73,9 +73,9 @@ def import_agent_aegis(
             records.append(_record(row))
         except ValueError as error:
             left_out += 1
-            if left_out <= _MOST_TOLD:
+            if left_out <= _MAX_PROBLEMS:
                 problems.append(f"row {place}: {error}")
-    chain = ChainEnd(store)
+    chain = ChainHead(store)
     with store.transaction() as connection:
         if (
             records
@@ -86,8 +86,8 @@ def import_agent_aegis(
             ).get
         ):
             raise StoreError(f"{shown(path)} was imported before: its first record is there")
-        for start in range(0, len(records), _LINKS_AT_ONCE):
-            part = records[start : start + _LINKS_AT_ONCE]
+        for start in range(0, len(records), _ENTRIES_AT_ONCE):
+            part = records[start : start + _ENTRIES_AT_ONCE]
             chain.committed(chain.append(connection, part))
             tick(start + len(part), len(records))
     return Imported(len(records), left_out, tuple(problems))

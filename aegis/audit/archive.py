@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from aegis.audit.chain import ChainEnd, anchor
+from aegis.audit.chain import ChainHead, anchor
 from aegis.audit.entries import ARCHIVE
 from aegis.audit.idempotency import oldest_repeatable
 from aegis.audit.index import SEGMENT_BITS
 from aegis.audit.members import COLUMNS
-from aegis.audit.recovery import begun_actions
+from aegis.audit.recovery import unfinished_actions
 from aegis.audit.tables import archive_entry, archived_versions
 from aegis.audit.verify import Pin, verify
 from aegis.errors import StoreError, shown
@@ -25,11 +25,11 @@ from aegis.host.files import replacing
 from aegis.store.database import Store
 from aegis.store.schema import VERSION_COLUMNS
 from aegis.store.sql import Connection, insert_many, transacted
-from aegis.timestamps import now_us, rfc3339
+from aegis.timestamps import now_us, timestamp_text
 
 __all__ = ["Archived", "archive"]
 
-_LINKS_AT_ONCE = 5_000
+_ENTRIES_AT_ONCE = 5_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,10 +37,10 @@ class Archived:
     """What was moved.
 
     Attributes:
-        first: The number of the first link; above `last` where there was nothing to move.
+        first: The number of the first entry; above `last` where there was nothing to move.
         last: The number of the last one.
         hash: Its hash, which the rest goes on from.
-        kept_by: Why older links than asked for stay behind it; None: none do.
+        kept_by: Why older entries than asked for stay behind it; None: none do.
     """
 
     first: int
@@ -55,17 +55,17 @@ def archive(
     path: str | Path,
     tick: Callable[[int, int], None] = lambda *_: None,
 ) -> Archived:
-    """Move the links from before a time into a file that is made for them.
+    """Move the entries from before a time into a file that is made for them.
 
     The file is verified and on the disk before anything is removed; what an interrupted run has
     left behind is removed by the next one.
 
     Args:
         store: Where the trail is; servers may go on writing to it.
-        before_us: Links from before this time are moved, as far as all that they began has ended and
+        before_us: Entries from before this time are moved, as far as all that they began has ended and
             no request can be repeated that led to them.
         path: The file to make.
-        tick: Told how many steps are done and how many there are: each link is copied, verified and
+        tick: Told how many steps are done and how many there are: each entry is copied, verified and
             removed.
 
     Raises:
@@ -85,7 +85,7 @@ def archive(
         return Archived(archived + 1, archived, previous, kept_by)
     count = last - archived
     _copy(store, archived, previous, last, path, lambda done: tick(done, 3 * count))
-    chain = ChainEnd(store)
+    chain = ChainHead(store)
     now = now_us()
     with store.turn() as connection:
         with transacted(connection):
@@ -101,9 +101,9 @@ def archive(
 
 
 def _end(connection: Connection, archived: int, before_us: int) -> tuple[int, str | None]:
-    """The last link to move, and why it is not the last one from before that time.
+    """The last entry to move, and why it is not the last one from before that time.
 
-    No link after it belongs to one up to it, and all up to it have ended.
+    No entry after it belongs to one up to it, and all up to it have ended.
     """
     last = connection.execute(
         "SELECT id FROM record WHERE id > ? AND timestamp_us < ? ORDER BY id DESC LIMIT 1",
@@ -114,7 +114,10 @@ def _end(connection: Connection, archived: int, before_us: int) -> tuple[int, st
     kept_by = None
     for first, because in (
         _later(connection, archived, last, before_us),
-        (min((number for number, _ in begun_actions(connection)), default=None), "has not ended"),
+        (
+            min((number for number, _ in unfinished_actions(connection)), default=None),
+            "has not ended",
+        ),
         (
             oldest_repeatable(connection),
             "may be asked for again, for a day, by its Idempotency-Key",
@@ -134,7 +137,7 @@ def _end(connection: Connection, archived: int, before_us: int) -> tuple[int, st
 
 
 def _later(connection: Connection, after: int, last: int, before_us: int) -> tuple[int | None, str]:
-    """The first link among these that is not from before a time; a clock ran ahead, or was set back.
+    """The first entry among these that is not from before a time; a clock ran ahead, or was set back.
 
     One whose time is still to come says nothing of when it was, and goes with those around it.
     """
@@ -146,7 +149,10 @@ def _later(connection: Connection, after: int, last: int, before_us: int) -> tup
     if not rows:
         return None, ""
     number, moment_us = rows[0]
-    return number, f"is of {rfc3339(moment_us)}, by a clock that ran ahead or was set back since"
+    return (
+        number,
+        f"is of {timestamp_text(moment_us)}, by a clock that ran ahead or was set back since",
+    )
 
 
 def _copy(
@@ -171,7 +177,9 @@ def _copy(
             copied = after
             while copied < last:
                 with store.reading() as source, archived.transaction() as target:
-                    copied = _copy_some(source, target, copied, min(copied + _LINKS_AT_ONCE, last))
+                    copied = _copy_some(
+                        source, target, copied, min(copied + _ENTRIES_AT_ONCE, last)
+                    )
                 tick(copied - after)
             with store.reading() as source:
                 hashed = source.execute("SELECT hash FROM record WHERE id = ?", (last,)).get
@@ -218,7 +226,7 @@ def _remove(store: Store, tick: Callable[[int], None] = lambda _: None) -> None:
             connection.execute(
                 "DELETE FROM record WHERE id IN"
                 " (SELECT id FROM record WHERE id <= ? ORDER BY id LIMIT ?)",
-                (last, _LINKS_AT_ONCE),
+                (last, _ENTRIES_AT_ONCE),
             )
             count = connection.changes()
             if not count:

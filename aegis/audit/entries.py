@@ -108,7 +108,7 @@ class AuditRecord:
             self.key_name,
         )
 
-    def linked(self, number: int, previous: bytes, words: Words) -> tuple[bytes, Row]:
+    def hash_and_row(self, number: int, previous: bytes, words: Words) -> tuple[bytes, Row]:
         """Its hash and its row as entry `number`, in the order of `COLUMNS`.
 
         Args:
@@ -201,7 +201,7 @@ class Outcome:
         """None: its first entry has them."""
         return ()
 
-    def linked(self, number: int, previous: bytes, _words: Words) -> tuple[bytes, Row]:
+    def hash_and_row(self, number: int, previous: bytes, _words: Words) -> tuple[bytes, Row]:
         """Its hash and its row, as those of a record."""
         canonical = dumps(
             (
@@ -252,7 +252,7 @@ class PayloadEntry:
         """None: what it says is stored as it is."""
         return ()
 
-    def linked(self, number: int, previous: bytes, _words: Words) -> tuple[bytes, Row]:
+    def hash_and_row(self, number: int, previous: bytes, _words: Words) -> tuple[bytes, Row]:
         """Its hash and its row, as those of a record."""
         payload = dumps(self.payload)
         canonical = b'["%b",%d,%d,%b]' % (self.kind.encode(), number, self.timestamp_us, payload)

@@ -3,27 +3,52 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 from urllib.parse import parse_qsl
 
 from aegis.audit.members import Operation, ResultStatus
-from aegis.audit.reader import AuditFilter
 from aegis.errors import InvalidQuery, did_you_mean, shown
 from aegis.timestamps import parse_rfc3339
 from aegis_core import RiskLevel
 
 __all__ = [
     "AUDIT_PARAMETERS",
-    "LARGEST_ID",
-    "LARGEST_LIMIT",
+    "MAX_ID",
+    "MAX_LIMIT",
+    "AuditFilter",
     "filter_of",
     "pairs_of",
     "read_filter",
 ]
 
-LARGEST_LIMIT = 1_000_000_000
-LARGEST_ID = 2**63 - 1
+MAX_LIMIT = 1_000_000_000
+MAX_ID = 2**63 - 1
+
+
+@dataclass(frozen=True, slots=True)
+class AuditFilter:
+    """Which records are asked for; None asks for any. Times are inclusive, numbers exclusive.
+
+    Attributes:
+        since_seq: Only records that have got an entry after this one; they come in that order.
+        limit: The newest so many; with `after` or `since_seq` the first so many after it.
+    """
+
+    session_id: str | None = None
+    action_type: str | None = None
+    risk_level: RiskLevel | None = None
+    result_status: ResultStatus | None = None
+    agent_id: str | None = None
+    matched_rule: str | None = None
+    operation: Operation | None = None
+    since_us: int | None = None
+    until_us: int | None = None
+    after: int | None = None
+    before: int | None = None
+    since_seq: int | None = None
+    limit: int | None = None
 
 
 def read_filter(query: str) -> AuditFilter:
@@ -123,8 +148,8 @@ AUDIT_PARAMETERS: dict[str, tuple[str, Callable[[str, str], Any]]] = {
     "operation": ("operation", _one_of(Operation)),
     "since": ("since_us", _time),
     "until": ("until_us", _time),
-    "after": ("after", _number(LARGEST_ID)),
-    "before": ("before", _number(LARGEST_ID)),
-    "since_seq": ("since_seq", _number(LARGEST_ID)),
-    "limit": ("limit", _number(LARGEST_LIMIT)),
+    "after": ("after", _number(MAX_ID)),
+    "before": ("before", _number(MAX_ID)),
+    "since_seq": ("since_seq", _number(MAX_ID)),
+    "limit": ("limit", _number(MAX_LIMIT)),
 }

@@ -25,7 +25,7 @@ __all__ = [
 ]
 
 KEPT_S = 24 * 60 * 60
-_MOST_FORGOTTEN = 100
+_MAX_FORGOTTEN = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,19 +89,21 @@ def claim(connection: Connection, wanted: Claim, worker: int) -> int | Claimed:
     return connection.last_insert_rowid()
 
 
-def enlist(connection: Connection, request: int, links: Sequence[Entry], first: int) -> None:
+def enlist(connection: Connection, request: int, entries: Sequence[Entry], first: int) -> None:
     """Note which records a request has led to; more may follow.
 
     Args:
         connection: In a transaction.
         request: Its number.
-        links: As they were appended; outcomes belong to records that were noted before.
+        entries: As they were appended; outcomes belong to records that were noted before.
         first: The number of the first one.
     """
     noted = connection.execute(
         "SELECT count(*) FROM request_record WHERE request = ?", (request,)
     ).get
-    records = [number for number, link in enumerate(links, first) if isinstance(link, AuditRecord)]
+    records = [
+        number for number, entry in enumerate(entries, first) if isinstance(entry, AuditRecord)
+    ]
     if records:
         insert_many(
             connection,
@@ -134,7 +136,7 @@ def _forget(connection: Connection, before_us: int) -> None:
     """Forget some of the requests that are too old to be repeated."""
     old: list[Any] = connection.execute(
         "SELECT id FROM request WHERE created_us <= ? ORDER BY created_us LIMIT ?",
-        (before_us, _MOST_FORGOTTEN),
+        (before_us, _MAX_FORGOTTEN),
     ).fetchall()
     for (number,) in old:
         withdraw(connection, number)

@@ -28,7 +28,7 @@ _log = logging.getLogger("aegis.audit")
 
 SEGMENT_BITS = 12
 SEGMENT = 1 << SEGMENT_BITS
-"""Links of a segment."""
+"""Entries of a segment."""
 
 KINDS = (
     "session",
@@ -42,8 +42,8 @@ KINDS = (
 """Columns that are indexed. INVARIANT: their places are in every file; add only at the end."""
 
 _BITMAP_BYTES = SEGMENT // 8
-_MOST_OFFSETS = _BITMAP_BYTES // 2 - 1
-_MOST_POSTINGS_AT_ONCE = 512
+_MAX_OFFSETS = _BITMAP_BYTES // 2 - 1
+_MAX_POSTINGS_AT_ONCE = 512
 _INDEXER = 1 << 40
 """The number that the process holds which makes the index for all."""
 _BEHIND = SEGMENT // 2
@@ -63,7 +63,7 @@ WHERE id >= ? AND id < ? AND {IS_RECORD}
 
 
 def sealed_to(connection: Connection) -> int:
-    """The number of the first link that has no index."""
+    """The number of the first entry that has no index."""
     newest = connection.execute("SELECT max(id) FROM segment").get
     return 0 if newest is None else (int(newest) + 1) << SEGMENT_BITS
 
@@ -94,7 +94,7 @@ def _bits(offsets: Iterable[int]) -> bytes:
 
 def _encoded(offsets: Sequence[int]) -> bytes:
     """The records of a posting as they are stored: a bitmap, or their places where they are few."""
-    if len(offsets) <= _MOST_OFFSETS:
+    if len(offsets) <= _MAX_OFFSETS:
         return array("H", offsets).tobytes()
     return _bits(offsets)
 
@@ -118,7 +118,7 @@ class Indexer:
         self._thread.start()
 
     def look(self, newest: int) -> None:
-        """See whether there is something to do, now that link `newest` is stored."""
+        """See whether there is something to do, now that entry `newest` is stored."""
         self._newest = newest
         if newest - self._sealed_to >= SEGMENT + _BEHIND:
             self._awake.set()
@@ -161,8 +161,8 @@ class Indexer:
             self._sealed_to = first
             after = first + SEGMENT
             newest = connection.execute("SELECT max(id) FROM record").get or 0
-            # The links of the last segment may still get outcomes.
-            if newest < after + _BEHIND or _has_begun(connection, first, after):
+            # The entries of the last segment may still get outcomes.
+            if newest < after + _BEHIND or _has_unfinished(connection, first, after):
                 return False
             rows: list[Any] = connection.execute(_ROWS, (first, after)).fetchall()
             times: list[Any] = connection.execute(_TIMES, (first, after)).fetchall()
@@ -171,13 +171,16 @@ class Indexer:
             (segment, kind, word, _encoded(offsets))
             for (kind, word), offsets in sorted(_by_value(rows).items())
         ]
-        # Nobody reads them before their segment is there.
-        for start in range(0, len(postings), _MOST_POSTINGS_AT_ONCE):
+        # Nobody reads them before their segment is there. What is stored of it already is left from a
+        # run that was interrupted, or was put there by somebody else.
+        with self._store.transaction() as connection:
+            connection.execute("DELETE FROM posting WHERE segment = ?", (segment,))
+        for start in range(0, len(postings), _MAX_POSTINGS_AT_ONCE):
             with self._store.transaction() as connection:
                 insert_many(
                     connection,
                     "posting (segment, kind, word, records)",
-                    postings[start : start + _MOST_POSTINGS_AT_ONCE],
+                    postings[start : start + _MAX_POSTINGS_AT_ONCE],
                     conflict="REPLACE",
                 )
         with self._store.transaction() as connection:
@@ -189,7 +192,7 @@ class Indexer:
 
 
 def unlike_records(store: Store, archived: int) -> int | None:
-    """The first link from which on the index does not say what the records do; None: it does.
+    """The first entry from which on the index does not say what the records do; None: it does.
 
     Args:
         store: Where they are.
@@ -205,7 +208,7 @@ def unlike_records(store: Store, archived: int) -> int | None:
         if first + SEGMENT > newest + 1:
             return first  # it is said to be whole, and is not
         with store.reading() as connection:
-            if _has_begun(connection, first, first + SEGMENT) or not _is_like(
+            if _has_unfinished(connection, first, first + SEGMENT) or not _is_like(
                 connection, first, max(first, archived + 1)
             ):
                 return first
@@ -217,7 +220,7 @@ def _is_like(connection: Connection, first: int, since: int) -> bool:
 
     Args:
         connection: To read with.
-        first: The number of the segment's first link.
+        first: The number of the segment's first entry.
         since: Of the first one that is there; what was archived of it is in the index still.
     """
     segment, after = first >> SEGMENT_BITS, first + SEGMENT
@@ -253,6 +256,10 @@ def _by_value(rows: Sequence[tuple[int, ...]]) -> dict[tuple[int, int], list[int
         return found
     offsets, *columns = zip(*rows, strict=True)
     for kind, column in enumerate(columns):
+        if column.count(column[0]) == len(column):  # often: one risk level, one operation
+            if column[0] is not None:
+                found[(kind, column[0])] = list(offsets)
+            continue
         here: defaultdict[int | None, list[int]] = defaultdict(list)
         for offset, value in zip(offsets, column, strict=True):
             here[value].append(offset)
@@ -260,7 +267,7 @@ def _by_value(rows: Sequence[tuple[int, ...]]) -> dict[tuple[int, int], list[int
     return found
 
 
-def _has_begun(connection: Connection, first: int, after: int) -> bool:
+def _has_unfinished(connection: Connection, first: int, after: int) -> bool:
     """Whether some of these records still wait for their outcome."""
     return bool(
         connection.execute(

@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from aegis.audit.chain import Appended, ChainEnd
+from aegis.audit.chain import Appended, ChainHead
 from aegis.audit.entries import PayloadEntry
-from aegis.audit.recovery import chain_what_is_older
+from aegis.audit.recovery import chain_older_rows
 from aegis.store.database import Store
 from aegis.store.sql import Connection, transacted
 
@@ -29,7 +29,7 @@ class Journal:
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._chain = ChainEnd(store)
+        self._chain = ChainHead(store)
 
     @contextmanager
     def transaction(self) -> Iterator[tuple[Connection, Record]]:
@@ -40,7 +40,7 @@ class Journal:
         """
         appended: list[Appended] = []
         with self._store.turn() as connection:
-            chain_what_is_older(connection, self._chain)
+            chain_older_rows(connection, self._chain)
 
             def record(kind: str, time_us: int, payload: Mapping[str, Any]) -> None:
                 entry = PayloadEntry(time_us, kind, dict(payload))

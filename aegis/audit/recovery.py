@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from aegis.audit.chain import ChainEnd
+from aegis.audit.chain import ChainHead
 from aegis.audit.entries import POLICY, AuditRecord, Entry, Outcome, PayloadEntry
 from aegis.audit.index import sealed_to
 from aegis.audit.members import (
@@ -24,14 +24,14 @@ from aegis.store.sql import Connection, has_table, transacted
 from aegis.timestamps import now_us
 from aegis_core import RiskLevel
 
-__all__ = ["begun_actions", "chain_what_is_older", "interrupt_lost"]
+__all__ = ["chain_older_rows", "interrupt_lost", "unfinished_actions"]
 
 _log = logging.getLogger("aegis.audit")
 
 _UNKNOWN = "the server ended while it ran; whether it took effect is unknown"
 
 
-def interrupt_lost(store: Store, chain: ChainEnd) -> int:
+def interrupt_lost(store: Store, chain: ChainHead) -> int:
     """Append `interrupted` to each action that a writer had begun which is gone now.
 
     Returns:
@@ -42,7 +42,9 @@ def interrupt_lost(store: Store, chain: ChainEnd) -> int:
     """
     with store.turn() as connection:
         lost = [
-            number for number, worker in begun_actions(connection) if not store.is_held(worker or 0)
+            number
+            for number, worker in unfinished_actions(connection)
+            if not store.is_held(worker or 0)
         ]
         if not lost:
             return 0
@@ -57,7 +59,7 @@ def interrupt_lost(store: Store, chain: ChainEnd) -> int:
     return len(lost)
 
 
-def begun_actions(connection: Connection) -> list[tuple[int, int | None]]:
+def unfinished_actions(connection: Connection) -> list[tuple[int, int | None]]:
     """The actions without an outcome, and whose they are."""
     rows: list[Any] = connection.execute(
         f"SELECT r.id, r.worker FROM record AS r WHERE r.id >= ? AND {IS_RECORD}"
@@ -67,7 +69,7 @@ def begun_actions(connection: Connection) -> list[tuple[int, int | None]]:
     return rows
 
 
-def chain_what_is_older(connection: Connection, chain: ChainEnd) -> None:
+def chain_older_rows(connection: Connection, chain: ChainHead) -> None:
     """Give entries to what an older release stored without: records first, then policy versions.
 
     Args:
@@ -115,7 +117,7 @@ _OLDER: dict[str, Callable[[Connection], Iterator[Sequence[Entry]]]] = {
 }
 
 
-_MOST_AT_ONCE = 1_000
+_MAX_AT_ONCE = 1_000
 
 _OLD = """
 SELECT r.id, r.timestamp_us, session.text, type.text, r.action_target, r.action_params,
@@ -136,7 +138,7 @@ FROM unchained_record AS r
 
 def _old_rows(connection: Connection, last: int) -> list[Any]:
     return connection.execute(
-        f"{_OLD} WHERE r.id > ? ORDER BY r.id LIMIT ?", (last, _MOST_AT_ONCE)
+        f"{_OLD} WHERE r.id > ? ORDER BY r.id LIMIT ?", (last, _MAX_AT_ONCE)
     ).fetchall()
 
 

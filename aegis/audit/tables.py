@@ -11,7 +11,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from aegis.audit.chain import anchor, newest_link
+from aegis.audit.chain import anchor, newest_entry
 from aegis.audit.entries import ARCHIVE, POLICY, PayloadEntry
 from aegis.audit.members import IS_RECORD
 from aegis.codec import dumps, loads_own
@@ -153,7 +153,7 @@ def _found(store: Store, file: str, last: int, hashed: bytes) -> Archived:
         archive = Store(path, read_only=True)
         try:
             with archive.reading() as connection:
-                end = newest_link(connection)
+                end = newest_entry(connection)
         finally:
             archive.close()
     except StoreError as error:

@@ -16,31 +16,24 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from aegis.audit.chain import anchor, newest_link
+from aegis.audit.chain import anchor, newest_entry
 from aegis.audit.entries import GENESIS, KINDS
+from aegis.audit.export import EXPORT_HEAD, Read, format_head, hash_of, stored_entries
 from aegis.audit.index import unlike_records
-from aegis.audit.members import CANONICAL, STATUS_CODES, ResultStatus
+from aegis.audit.members import STATUS_CODES, ResultStatus
 from aegis.audit.tables import Archived, archives, check_requests, check_versions
 from aegis.errors import InvalidTrail, StoreError, shown
 from aegis.store.database import Store
 
 __all__ = [
-    "EXPORT_HEAD",
     "Pin",
     "Verified",
-    "exported_entries",
     "is_database",
     "verify",
     "verify_export",
 ]
 
-_ENTRIES_AT_ONCE = 20_000
-_BYTES_AT_ONCE = 8 * 1024 * 1024
-EXPORT_HEAD = "aegis-audit-chain 1"
-"""How the first line of an exported chain begins."""
-
-Read = tuple[int, bytes, bytes]
-"""An entry's number, its hash, and its canonical form."""
+_ENTRIES_PER_TICK = 20_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +42,7 @@ class Pin:
 
     Attributes:
         hash: Of an entry.
-        number: Of that link; None where only the hash was kept.
+        number: Of that entry; None where only the hash was kept.
     """
 
     hash: bytes
@@ -105,7 +98,7 @@ def verify(
     archived = 0
     try:
         with store.reading() as connection:
-            last, _ = newest_link(connection)
+            last, _ = newest_entry(connection)
             archived, previous = anchor(connection)
         verified = _verified(store, archived, previous, last, pin, since, tick)
     except InvalidTrail:
@@ -138,12 +131,12 @@ def _verified(
 ) -> Verified:
     number = archived
     if since is not None and since > number + 1:
-        number, previous = since - 1, _hash_of(store, since - 1)
+        number, previous = since - 1, hash_of(store, since - 1)
         _refuse_unreached(store, pin, since)
     elif pin is not None and pin.number is not None and 0 < pin.number < number:
         holder = _archive_of(store, pin.number)
         raise StoreError(f"the pinned entry {pin.number} was archived; verify {holder} with it")
-    verified = _walked(_stored(store, number, last, tick), number, previous, pin)
+    verified = _walked(stored_entries(store, number, last, tick), number, previous, pin)
     if verified.last < last:
         raise InvalidTrail("is missing", verified.last + 1)
     fault = store.find_fault()
@@ -200,24 +193,6 @@ def verify_export(
     return replace(verified, newer=newer)
 
 
-def exported_entries(
-    store: Store, *, since: int | None = None, tick: Callable[[int], None] = lambda _: None
-) -> Iterator[bytes]:
-    """The chain as text, so that others can verify it: a head, then a line an entry.
-
-    Raises:
-        StoreError: It cannot be read.
-    """
-    with store.reading() as connection:
-        last, _ = newest_link(connection)
-        number, previous = anchor(connection)
-    if since is not None and since > number + 1:
-        number, previous = since - 1, _hash_of(store, since - 1)
-    yield _export_line(number, previous)
-    for _, hashed, canonical in _stored(store, number, last, tick):
-        yield b"%b %b\n" % (hashed.hex().encode(), canonical)
-
-
 def _walked(entries: Iterable[Read], number: int, previous: bytes, pin: Pin | None) -> Verified:
     first = number + 1
     pinned = None if pin is None else _pinned_before(pin, number, previous)
@@ -259,36 +234,6 @@ def _pinned_before(pin: Pin, number: int, previous: bytes) -> int | None:
         if pin.hash == hashed and pin.number in (None, known):
             return known
     return None
-
-
-def _stored(store: Store, after: int, last: int, tick: Callable[[int], None]) -> Iterator[Read]:
-    count = 0
-    while after < last:
-        with store.reading() as connection:
-            rows = _some(
-                connection.execute(
-                    f"{CANONICAL} WHERE r.id > ? AND r.id <= ? ORDER BY r.id LIMIT ?",
-                    (after, last, _ENTRIES_AT_ONCE),
-                )
-            )
-        if not rows:
-            return
-        yield from rows
-        after = rows[-1][0]
-        count += len(rows)
-        tick(count)
-
-
-def _some(entries: Iterable[Read]) -> list[Read]:
-    """As many of the entries as may be in memory at once."""
-    found: list[Read] = []
-    size = 0
-    for entry in entries:
-        found.append(entry)
-        size += len(entry[2])
-        if size > _BYTES_AT_ONCE:
-            break
-    return found
 
 
 def _stray(store: Store) -> int | None:
@@ -339,25 +284,13 @@ def _refuse_unreached(store: Store, pin: Pin | None, since: int) -> None:
         )
 
 
-def _hash_of(store: Store, number: int) -> bytes:
-    with store.reading() as connection:
-        hashed = connection.execute("SELECT hash FROM record WHERE id = ?", (number,)).get
-    if hashed is None:
-        raise StoreError(f"there is no entry {number} in {shown(store.path)}")
-    return bytes(hashed)
-
-
-def _export_line(number: int, hashed: bytes) -> bytes:
-    return f"{EXPORT_HEAD} {number} {hashed.hex()}\n".encode()
-
-
 def _export_head(line: bytes) -> tuple[int, bytes]:
     rest = line.decode("utf-8", "replace").removeprefix(f"{EXPORT_HEAD} ")
     number, _, hashed = rest.partition(" ")
     try:
         previous = bytes.fromhex(hashed)
         # Only in the very form in which it was written.
-        if int(number) < -1 or line != _export_line(int(number), previous):
+        if int(number) < -1 or line != format_head(int(number), previous):
             raise ValueError
         return int(number), previous
     except ValueError:
@@ -392,7 +325,7 @@ def _read_lines(
             if kind not in KINDS:
                 newer[kind] += 1
         yield place, read, canonical
-        if count % _ENTRIES_AT_ONCE == 0:
+        if count % _ENTRIES_PER_TICK == 0:
             tick(count)
 
 

@@ -19,10 +19,11 @@ from aegis import timestamps
 from aegis.audit import AuditFilter, AuditReader
 from aegis.audit.agent_aegis import import_agent_aegis
 from aegis.audit.archive import archive as archive_trail
-from aegis.audit.chain import anchor, newest_link
+from aegis.audit.chain import anchor, newest_entry
+from aegis.audit.export import exported_entries
 from aegis.audit.filters import AUDIT_PARAMETERS, filter_of
 from aegis.audit.signing import is_signed_by
-from aegis.audit.verify import Pin, Verified, exported_entries, is_database, verify_export
+from aegis.audit.verify import Pin, Verified, is_database, verify_export
 from aegis.audit.verify import verify as verify_trail
 from aegis.cli.parameters import (
     DASH,
@@ -43,8 +44,8 @@ from aegis.store.database import Store
 __all__ = ["audit"]
 
 _LOOK_AGAIN_S = 0.2
-_LONGEST_FIRST_LINE = 64 * 1024
-_LARGEST_SMALL_FILE = 1024 * 1024
+_MAX_FIRST_LINE_BYTES = 64 * 1024
+_MAX_SMALL_FILE_BYTES = 1024 * 1024
 _SHOWN = 20
 
 _DATABASE = database_option("The database.")
@@ -117,7 +118,9 @@ def _filter(wanted: _Wanted, **more: int) -> AuditFilter:
     pairs = [(name, str(value)) for name, value in more.items()]
     for name, value in wanted.items():
         if value is not None:
-            pairs.append((name, value if isinstance(value, str) else timestamps.rfc3339(value)))
+            pairs.append(
+                (name, value if isinstance(value, str) else timestamps.timestamp_text(value))
+            )
     try:
         return filter_of(pairs)
     except InvalidQuery as error:
@@ -232,9 +235,9 @@ def export(database: str, form: str, path: str, **wanted: str | int | None) -> N
 
 
 def _ends_of(store: Store) -> tuple[int, int]:
-    """The number before the first link that is here, and that of the last one."""
+    """The number before the first entry that is here, and that of the last one."""
     with store.reading() as connection:
-        return anchor(connection)[0], newest_link(connection)[0]
+        return anchor(connection)[0], newest_entry(connection)[0]
 
 
 @audit.command("stats")
@@ -317,7 +320,7 @@ def verify(file: str, pinned: str | None, public_key: str | None, since: int | N
             raise click.UsageError("an exported chain is looked at from its beginning; no --from")
         with sys.stdin.buffer if file == DASH else Path(file).open("rb") as lines:
             # Its first line is short; what is none may have no end of line at all.
-            first = lines.readline(_LONGEST_FIRST_LINE)
+            first = lines.readline(_MAX_FIRST_LINE_BYTES)
             found = verify_export(chain([first], lines), pin=pin)
     said = "nothing to verify" if not found.count else f"entries {found.first} to {found.last}"
     if found.pinned is not None:
@@ -373,7 +376,7 @@ def archive(database: str, before_us: int, path: str) -> None:
     if done.last >= done.first:
         click.echo(f"moved entries {done.first} to {done.last} to {path}")
     elif done.kept_by is None:
-        click.echo(f"nothing is older than {timestamps.rfc3339(before_us)}")
+        click.echo(f"nothing is older than {timestamps.timestamp_text(before_us)}")
     if done.kept_by is not None:
         click.echo(f"entries from {done.last + 1} on stay, though some are older: {done.kept_by}")
 
@@ -486,11 +489,11 @@ def _read(path: str, what: str) -> bytes:
     """A file that is small, or is not what it should be."""
     try:
         with Path(path).open("rb") as file:
-            data = file.read(_LARGEST_SMALL_FILE + 1)
+            data = file.read(_MAX_SMALL_FILE_BYTES + 1)
     except OSError as error:
         raise ConfigError(f"cannot read {what} {shown(path)}: {error.strerror}") from None
-    if len(data) > _LARGEST_SMALL_FILE:
-        raise ConfigError(f"{what} {shown(path)} is over {_LARGEST_SMALL_FILE} bytes")
+    if len(data) > _MAX_SMALL_FILE_BYTES:
+        raise ConfigError(f"{what} {shown(path)} is over {_MAX_SMALL_FILE_BYTES} bytes")
     return data
 
 

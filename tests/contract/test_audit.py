@@ -230,8 +230,8 @@ def test_refused_filter_is_refused_before_anything_is_sent(client: Client) -> No
 def test_readings_wait_for_their_turn_and_too_many_are_refused(
     path: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reader, "MOST_READING", 1)
-    monkeypatch.setattr(reader, "MOST_WAITING", 2)
+    monkeypatch.setattr(reader, "MAX_READING", 1)
+    monkeypatch.setattr(reader, "MAX_WAITING", 2)
 
     async def scenario(client: Client) -> list[Reply]:
         return await asyncio.gather(*[client.request("GET", path) for _ in range(5)])

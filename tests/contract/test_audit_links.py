@@ -1,4 +1,4 @@
-"""The audit as a chain, over HTTP: an action is one record of two links; followers; the head."""
+"""The audit as a chain, over HTTP: an action is one record of two entries; followers; the head."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def states(records: list[dict[str, Any]]) -> list[tuple[str, int, int, str]]:
     ]
 
 
-# --- two links -----------------------------------------------------------------------------------
+# --- two entries -----------------------------------------------------------------------------------
 
 
 def test_action_is_one_record_from_its_beginning_to_its_end(

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from aegis.audit.reader import MOST_WAITING
+from aegis.audit.reader import MAX_WAITING
 from aegis.config import OPTIONS, Option, Settings
 from aegis.execution.executors import MAX_ERROR_CHARS, MAX_REQUEST_RESULT_BYTES
 from aegis.option_types import Integer, Number
@@ -85,7 +85,7 @@ def _limits() -> Iterator[str]:
         ("Error of an executor's result", f"{MAX_ERROR_CHARS:,} characters"),
         ("Seconds for running executions when the server stops", f"{settings.drain_timeout:g} s"),
         ("Records waiting for their commit", f"{settings.max_queued_records:,}"),
-        ("Reads of the audit waiting, per worker", str(MOST_WAITING)),
+        ("Reads of the audit waiting, per worker", str(MAX_WAITING)),
         ("Changes of the policy waiting, per worker", str(MOST_CHANGES)),
     ):
         yield _row(limit, amount, "")

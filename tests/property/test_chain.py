@@ -30,9 +30,10 @@ from aegis.audit import (
 )
 from aegis.audit.archive import archive
 from aegis.audit.entries import GENESIS
+from aegis.audit.export import exported_entries
 from aegis.audit.journal import Journal
 from aegis.audit.members import CANONICAL
-from aegis.audit.verify import Pin, exported_entries, verify, verify_export
+from aegis.audit.verify import Pin, verify, verify_export
 from aegis.errors import AegisError, InvalidTrail
 from aegis.policy.history import PolicyHistory
 from aegis.store.database import Store
@@ -160,7 +161,7 @@ def exported(path: Path) -> bytes:
 
 
 def fault(path: Path, pin: Pin | None = None) -> int | None:
-    """The link that verification names; None: there is none."""
+    """The entry that verification names; None: there is none."""
     with reading(path) as store:
         try:
             verify(store, pin=pin)
@@ -213,9 +214,9 @@ def test_canonical_form_of_the_database_is_the_one_that_was_hashed(trail: list[L
             stored = connection.execute(f"{CANONICAL} ORDER BY r.id").fetchall()
             known = dict(connection.execute("SELECT text, id FROM word"))
     previous = GENESIS
-    for number, (link, row) in enumerate(zip(trail, stored, strict=True), 1):
+    for number, (entry, row) in enumerate(zip(trail, stored, strict=True), 1):
         previous_of_this = previous
-        previous, _ = link.linked(number, previous, {None: None, **known})
+        previous, _ = entry.hash_and_row(number, previous, {None: None, **known})
         assert (row[0], row[1]) == (number, previous)
         assert sha256(previous_of_this + row[2]).digest() == previous
 
@@ -274,9 +275,9 @@ def test_changed_column_is_found_at_its_link(trail: list[Link], data: st.DataObj
 def test_changed_word_is_found_at_the_first_link_that_has_it(
     trail: list[Link], data: st.DataObject
 ) -> None:
-    used = sorted({word for link in trail for word in link.words() if word is not None})
+    used = sorted({word for entry in trail for word in entry.words() if word is not None})
     word = data.draw(st.sampled_from(used))
-    first = next(number for number, link in enumerate(trail, 1) if word in link.words())
+    first = next(number for number, entry in enumerate(trail, 1) if word in entry.words())
     with folder() as here:
         path = here / "audit.db"
         written(path, trail)
@@ -289,9 +290,9 @@ def test_changed_word_is_found_at_the_first_link_that_has_it(
 def test_removed_word_is_found_at_the_first_link_that_has_it(
     trail: list[Link], data: st.DataObject
 ) -> None:
-    used = sorted({word for link in trail for word in link.words() if word is not None})
+    used = sorted({word for entry in trail for word in entry.words() if word is not None})
     word = data.draw(st.sampled_from(used))
-    first = next(number for number, link in enumerate(trail, 1) if word in link.words())
+    first = next(number for number, entry in enumerate(trail, 1) if word in entry.words())
     with folder() as here:
         path = here / "audit.db"
         written(path, trail)
@@ -345,7 +346,7 @@ def test_inserted_link_is_found_where_it_stands(trail: list[Link], data: st.Data
             f"UPDATE copied SET id = {number}",
             "INSERT INTO record SELECT * FROM copied",
         )
-        # A copy of the very link that stood there is only found by the one that stands there twice.
+        # A copy of the very entry that stood there is only found by the one that stands there twice.
         assert fault(path) in ({number, number + 1} if copied == number else {number})
 
 
@@ -396,8 +397,8 @@ def test_chain_that_was_made_anew_is_found_against_a_pinned_head(
         with reading(here / "audit.db") as store:
             head = verify(store)
         forged = list(trail)
-        link = forged[number - 1]
-        forged[number - 1] = replace(link, timestamp_us=link.timestamp_us + 1)
+        entry = forged[number - 1]
+        forged[number - 1] = replace(entry, timestamp_us=entry.timestamp_us + 1)
         written(here / "forged.db", forged)
         pin = Pin(head.hash, head.last if knows_number else None)
         assert fault(here / "forged.db") is None
@@ -469,7 +470,7 @@ RECORD = AuditRecord(
 )
 
 
-# By a hash alone, nobody can tell that a link which is said to be elsewhere had another number.
+# By a hash alone, nobody can tell that an entry which is said to be elsewhere had another number.
 @pytest.mark.parametrize(
     ("number", "knows_number"), [(0, True), (0, False), (-5, True), (-5, False), (2, True)]
 )
@@ -739,10 +740,10 @@ def test_archives_are_those_that_the_chain_tells_of(tmp_path: Path, change: str)
 
 def is_whole(text: bytes) -> bool:
     """What docs/audit-format.md gives to others: they need nothing of ours."""
-    head, *links = text.split(b"\n")[:-1]
+    head, *entries = text.split(b"\n")[:-1]
     previous = bytes.fromhex(head.split()[3].decode())
-    for link in links:
-        hashed, _, canonical = link.partition(b" ")
+    for entry in entries:
+        hashed, _, canonical = entry.partition(b" ")
         previous = sha256(previous + canonical).digest()
         if previous.hex().encode() != hashed:
             return False
@@ -841,16 +842,16 @@ def test_archives_and_the_rest_verify_and_hold_the_chain_together(
                 head = next(iter(exported_entries(store))).split()
                 assert head[3].decode() == previous.hex()
                 previous = verify(store).hash
-    links = [line for part in parts for line in part[1:] if line]
-    made_here = [line for line in links if b' ["archive",' in line]
-    assert [line for line in links if line not in made_here] == whole[:-1]
-    assert links[len(whole) - 1 :] == made_here
+    entries = [line for part in parts for line in part[1:] if line]
+    made_here = [line for line in entries if b' ["archive",' in line]
+    assert [line for line in entries if line not in made_here] == whole[:-1]
+    assert entries[len(whole) - 1 :] == made_here
     assert len(made_here) == len(made)
     for part in done:
         # No action is torn from its outcome, and what had not ended stays.
-        for number, link in enumerate(trail, 1):
-            if isinstance(link, Outcome):
-                assert (number <= part.last) == (link.record <= part.last)
+        for number, entry in enumerate(trail, 1):
+            if isinstance(entry, Outcome):
+                assert (number <= part.last) == (entry.record <= part.last)
 
 
 @FEW

@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from aegis.audit import AuditRecord, ResultStatus
-from aegis.audit.chain import ChainEnd
+from aegis.audit.chain import ChainHead
 from aegis.cli import main
 from aegis.store.database import Store
 from aegis_core import Approval, RiskLevel
@@ -69,7 +69,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     )
     store = Store(tmp_path / "aegis_audit.db")
     with store.transaction() as connection:
-        end = ChainEnd(store)
+        end = ChainHead(store)
         end.committed(end.append(connection, [RECORD]))
     store.close()
     monkeypatch.chdir(tmp_path)

@@ -53,7 +53,7 @@ def written_by(version: int, path: Path, trail: list[Link]) -> None:
         )
         previous = GENESIS
         for number, link in enumerate(trail, 1):
-            previous, row = link.linked(number, previous, numbers)
+            previous, row = link.hash_and_row(number, previous, numbers)
             here = {name: value for name, value in zip(names, row, strict=True) if name not in NEW}
             connection.execute(
                 f"INSERT INTO record ({', '.join(here)}) VALUES ({', '.join('?' * len(here))})",

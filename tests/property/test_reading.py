@@ -49,15 +49,15 @@ class Known:
 
 
 class Trail:
-    """Random links, with what is known of them.
+    """Random entries, with what is known of them.
 
     Attributes:
-        links: In their order.
+        entries: In their order.
         known: The records among them, in that order.
     """
 
     def __init__(self, random: Random, worker: int) -> None:
-        self.links: list[AuditRecord | Outcome] = []
+        self.entries: list[AuditRecord | Outcome] = []
         self.known: list[Known] = []
         begun: list[Known] = []
         now = 1_000_000_000
@@ -68,10 +68,10 @@ class Trail:
             if begun and (must_end or random.random() < 0.3):
                 ended = begun.pop(0 if must_end else random.randrange(len(begun)))
                 ended.status, ended.seq = random.choice(ENDS), number
-                self.links.append(Outcome(now, ended.id, ended.status, None, None))
+                self.entries.append(Outcome(now, ended.id, ended.status, None, None))
                 continue
             record = self._record(random, now, number, worker)
-            self.links.append(record)
+            self.entries.append(record)
             self.known.append(Known(number, number, record, record.result_status))
             if record.result_status is ResultStatus.STARTED:
                 begun.append(self.known[-1])
@@ -121,7 +121,7 @@ def trail(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Written]:
     reader = AuditReader(store)
     try:
         made = Trail(Random(5), log.worker)
-        asyncio.run(_append(log, made.links))
+        asyncio.run(_append(log, made.entries))
         deadline = time.monotonic() + PATIENCE_S
         while _sealed(store) < SEALED:
             assert time.monotonic() < deadline, "the segments were not indexed"
@@ -133,9 +133,9 @@ def trail(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Written]:
         store.close()
 
 
-async def _append(log: AuditLog, links: list[AuditRecord | Outcome]) -> None:
-    for start in range(0, len(links), 500):
-        await log.append(links[start : start + 500])
+async def _append(log: AuditLog, entries: list[AuditRecord | Outcome]) -> None:
+    for start in range(0, len(entries), 500):
+        await log.append(entries[start : start + 500])
 
 
 def _sealed(store: Store) -> int:

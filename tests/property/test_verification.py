@@ -18,9 +18,10 @@ from hypothesis import strategies as st
 
 from aegis.audit import AuditFilter, AuditLog, AuditReader, Outcome, ResultStatus
 from aegis.audit.archive import archive
+from aegis.audit.export import exported_entries
 from aegis.audit.index import SEGMENT, sealed_to
 from aegis.audit.journal import Journal
-from aegis.audit.verify import Pin, exported_entries, verify
+from aegis.audit.verify import Pin, verify
 from aegis.errors import AegisError
 from aegis.policy.history import PolicyHistory
 from aegis.store.database import Store

@@ -24,7 +24,7 @@ from aegis.audit import (
     Operation,
     ResultStatus,
 )
-from aegis.audit.reader import LARGEST_PAGE_BYTES, MOST_ROWS_A_PAGE
+from aegis.audit.reader import MAX_PAGE_BYTES, MAX_ROWS_PER_PAGE
 from aegis.errors import AuditUnavailable, StoreError
 from aegis.store.database import Store
 from aegis.timestamps import now_us, timestamp_text
@@ -504,7 +504,7 @@ def test_page_has_a_bounded_number_of_rows() -> None:
     with filled(MANY) as log:
         sizes = asyncio.run(pages(log))
         assert sum(sizes) == MANY
-        assert max(sizes) <= MOST_ROWS_A_PAGE
+        assert max(sizes) <= MAX_ROWS_PER_PAGE
 
 
 def test_page_has_a_bounded_size() -> None:
@@ -512,11 +512,11 @@ def test_page_has_a_bounded_size() -> None:
     with filled(10, action_desc="x" * size) as log:
         sizes = asyncio.run(pages(log))
         assert sum(sizes) == 10
-        assert max(sizes) * size <= LARGEST_PAGE_BYTES + 2 * size
+        assert max(sizes) * size <= MAX_PAGE_BYTES + 2 * size
 
 
 def test_record_larger_than_a_page_is_read() -> None:
-    with filled(3, action_desc="x" * (LARGEST_PAGE_BYTES + 1)) as log:
+    with filled(3, action_desc="x" * (MAX_PAGE_BYTES + 1)) as log:
         assert asyncio.run(pages(log)) == [1, 1, 1]
 
 
@@ -526,8 +526,8 @@ def test_record_larger_than_a_page_is_read() -> None:
         ({}, 1, MANY),
         ({"limit": 0}, 1, 0),
         ({"limit": 1}, MANY, MANY),
-        ({"limit": MOST_ROWS_A_PAGE}, MANY - MOST_ROWS_A_PAGE + 1, MANY),
-        ({"limit": MOST_ROWS_A_PAGE + 1}, MANY - MOST_ROWS_A_PAGE, MANY),
+        ({"limit": MAX_ROWS_PER_PAGE}, MANY - MAX_ROWS_PER_PAGE + 1, MANY),
+        ({"limit": MAX_ROWS_PER_PAGE + 1}, MANY - MAX_ROWS_PER_PAGE, MANY),
         ({"limit": MANY}, 1, MANY),
         ({"limit": 10**9}, 1, MANY),
         ({"after": 600}, 601, MANY),
@@ -599,7 +599,7 @@ def test_what_is_added_while_pages_are_read_is_not_in_them() -> None:
 
 def test_writing_goes_on_while_pages_are_read(tmp_path: Path) -> None:
     async def scenario(log: Log) -> None:
-        await log.append([record(n) for n in range(MOST_ROWS_A_PAGE + 1)])
+        await log.append([record(n) for n in range(MAX_ROWS_PER_PAGE + 1)])
         reading = log.pages(AuditFilter())
         await anext(reading)
         await log.append([record("written")])

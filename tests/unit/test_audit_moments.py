@@ -24,12 +24,14 @@ from aegis.audit import (
     Outcome,
     ResultStatus,
     reader,
+    search,
 )
 from aegis.audit.archive import archive
-from aegis.audit.chain import ChainEnd
+from aegis.audit.chain import ChainHead
+from aegis.audit.export import exported_entries
 from aegis.audit.idempotency import KEPT_S
 from aegis.audit.index import SEGMENT, sealed_to
-from aegis.audit.verify import Pin, exported_entries, verify
+from aegis.audit.verify import Pin, verify
 from aegis.errors import AuditUnavailable, InvalidTrail, StoreError
 from aegis.store.database import Store
 from aegis.store.sql import Connection
@@ -60,21 +62,21 @@ def begun(target: object, log: AuditLog) -> Any:
 
 @pytest.mark.slow
 def test_commit_with_new_words_costs_the_same_however_many_are_known() -> None:
-    def cost_s(chain: ChainEnd, store: Store, name: str) -> float:
+    def cost_s(chain: ChainHead, store: Store, name: str) -> float:
         """Of one commit with a session of its own: the median, of this thread alone."""
         took = []
         for number in range(200):
-            links = [record(session_id=f"{name}/{number}")]
+            entries = [record(session_id=f"{name}/{number}")]
             with store.transaction() as connection:
                 begun_s = time.thread_time()
-                appended = chain.append(connection, links)
+                appended = chain.append(connection, entries)
                 took.append(time.thread_time() - begun_s)
             chain.committed(appended)
         return median(took)
 
     store = Store(":memory:")
     with closing(store):
-        chain = ChainEnd(store)
+        chain = ChainHead(store)
         few_s = cost_s(chain, store, "few")
         with store.transaction() as connection:
             many = [record(session_id=str(number)) for number in range(90_000)]
@@ -113,11 +115,31 @@ def test_segments_that_are_indexed_while_a_page_is_read_hide_nothing(
                 return sealed_to(connection) >= 2 * SEGMENT
 
         asyncio.run(log.append([record(n, agent_id="a") for n in range(count)]))
-        monkeypatch.setattr(reader, "sealed_to", once(index, sealed_to))
+        monkeypatch.setattr(search, "sealed_to", once(index, sealed_to))
         rows = [row for page in log.reader.read(wanted) for row in page]
     assert [row["action_target"] for row in rows] == [
         str(n) for n in range(max(0, count - (wanted.limit or count)), count)
     ]
+
+
+def test_posting_that_was_put_there_before_its_segment_is_sealed_does_not_stay(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "audit.db"
+    with opened(path) as (log, store):
+        with store.transaction() as connection:  # of a rule and of an agent that no record names
+            connection.execute("INSERT INTO posting VALUES (0, 2, 900, x'0500'), (0, 3, 901, x'')")
+
+        async def fill() -> None:
+            await log.append([record(n) for n in range(2 * SEGMENT)])
+            await until(is_sealed)
+
+        def is_sealed() -> bool:
+            with store.reading() as connection:
+                return sealed_to(connection) > 0
+
+        asyncio.run(fill())
+        verify(store)
 
 
 def test_outcome_that_comes_while_a_page_is_read_hides_no_other_from_a_follower(
@@ -150,7 +172,7 @@ def test_records_that_are_archived_while_they_are_read_are_not_left_out_unsaid(
     with opened(tmp_path / "audit.db") as (log, store):
         asyncio.run(log.append([record(n, agent_id="a") for n in range(1_200)]))
         pages = log.reader.read(wanted)
-        assert len(next(pages)) == reader.MOST_ROWS_A_PAGE
+        assert len(next(pages)) == reader.MAX_ROWS_PER_PAGE
         archive(store, now_us(), tmp_path / "old.db")
         with pytest.raises(StoreError, match="archived while they were read"):
             list(pages)
@@ -257,7 +279,7 @@ HOUR_US = 3_600_000_000
 
 
 def archived_of(tmp_path: Path, ages_h: list[int], before_h: int) -> tuple[int, str | None]:
-    """Up to which link a trail is archived, and what keeps the rest, by the links' ages in hours."""
+    """Up to which entry a trail is archived, and what keeps the rest, by the entries' ages in hours."""
     now = now_us()
     with opened(tmp_path / "audit.db") as (log, store):
         asyncio.run(log.append([record(timestamp_us=now - age * HOUR_US) for age in ages_h]))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from aegis.audit.filters import LARGEST_ID, LARGEST_LIMIT
+from aegis.audit.filters import MAX_ID, MAX_LIMIT
 from aegis.server.api.operators import LONGEST_NOTE, MOST_VERSIONS
 from aegis.server.openapi.errors import ERRORS
 from aegis.server.openapi.terms import (
@@ -144,7 +144,7 @@ _AUDIT_PARAMETERS = [
     ),
     _parameter(
         "limit",
-        {"type": "integer", "minimum": 0, "maximum": LARGEST_LIMIT},
+        {"type": "integer", "minimum": 0, "maximum": MAX_LIMIT},
         "The newest so many of them; with `after` or `since_seq`, the first so many after it.",
     ),
 ]
@@ -295,7 +295,7 @@ OPERATIONS: dict[tuple[str, str], Schema] = {
                 "name": "version",
                 "in": "path",
                 "required": True,
-                "schema": {"type": "integer", "minimum": 1, "maximum": LARGEST_ID},
+                "schema": {"type": "integer", "minimum": 1, "maximum": MAX_ID},
             },
         ],
         "responses": {

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from aegis.audit import Operation, ResultStatus
-from aegis.audit.filters import LARGEST_ID
+from aegis.audit.filters import MAX_ID
 from aegis_core import Approval, RiskLevel
 
 __all__ = [
@@ -39,7 +39,7 @@ APPROVAL = {"type": "string", "enum": [approval.value for approval in Approval]}
 STATUS = {"type": "string", "enum": [status.value for status in ResultStatus]}
 OPERATION = {"type": "string", "enum": [operation.value for operation in Operation]}
 INT64 = {"type": "integer", "minimum": -(2**63), "maximum": 2**63 - 1}
-ID = {"type": "integer", "minimum": 0, "maximum": LARGEST_ID}
+ID = {"type": "integer", "minimum": 0, "maximum": MAX_ID}
 SHA256 = {"type": "string", "pattern": "^[0-9a-f]{64}$"}
 NOT_NULL: Schema = {  # not recursive: generators cannot read that
     "anyOf": [
