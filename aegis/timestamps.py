@@ -12,7 +12,6 @@ __all__ = [
     "now_us",
     "parse_rfc3339",
     "parse_time",
-    "rfc3339",
     "timestamp_text",
 ]
 
@@ -71,21 +70,8 @@ def parse_time(text: str, now_us: int, *, is_ahead: bool = False) -> int:
     else:
         moment_us = parse_rfc3339(text)
     for anywhere_us in (moment_us - _DAY_US, moment_us + _DAY_US):
-        rfc3339(anywhere_us)
+        timestamp_text(anywhere_us)
     return moment_us
-
-
-def rfc3339(moment_us: int) -> str:
-    """A moment as people write it: RFC 3339 in UTC, without a fraction if it has none.
-
-    Raises:
-        ValueError: It is not of the years 1 to 9999.
-    """
-    try:
-        moment = _EPOCH + timedelta(microseconds=moment_us)
-    except OverflowError:
-        raise ValueError("it is not of the years 1 to 9999") from None
-    return f"{moment.replace(tzinfo=None).isoformat()}Z"
 
 
 def microseconds(moment: datetime) -> int:
@@ -95,7 +81,7 @@ def microseconds(moment: datetime) -> int:
         ValueError: It is not of the years 1 to 9999 in UTC.
     """
     moment_us = (moment - _EPOCH) // _MICROSECOND
-    rfc3339(moment_us)  # an offset can lead out of the years that can be written
+    timestamp_text(moment_us)  # an offset can lead out of the years that can be written
     return moment_us
 
 
@@ -105,9 +91,17 @@ def now_us() -> int:
 
 
 def timestamp_text(timestamp_us: int) -> str:
-    """A moment as the API writes it: RFC 3339 in UTC, six decimals, and `+00:00` for the zone.
+    """A moment as Aegis writes it, wherever a program may read it: HTTP, exports, heads, key files.
 
-    `+00:00`, not `Z`: agent-aegis writes it, and the clients that were written for it may read
-    nothing else (`datetime.fromisoformat` takes `Z` from Python 3.11 on).
+    RFC 3339 in UTC, six decimals, and `+00:00` for the zone. `+00:00`, not `Z`: agent-aegis writes
+    it, and the clients that were written for it may read nothing else (`datetime.fromisoformat` takes
+    `Z` from Python 3.11 on). All have one length, so that they also sort as text.
+
+    Raises:
+        ValueError: It is not of the years 1 to 9999.
     """
-    return (_EPOCH + timedelta(microseconds=timestamp_us)).isoformat(timespec="microseconds")
+    try:
+        moment = _EPOCH + timedelta(microseconds=timestamp_us)
+    except OverflowError:
+        raise ValueError("it is not of the years 1 to 9999") from None
+    return moment.isoformat(timespec="microseconds")

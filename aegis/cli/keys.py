@@ -36,7 +36,7 @@ def _to_come(_ctx: click.Context, _param: click.Parameter, at_us: int | None) ->
     if at_us is None:
         return ""
     whole_us = at_us // 1_000_000 * 1_000_000
-    text = timestamps.rfc3339(whole_us)
+    text = timestamps.timestamp_text(whole_us)
     if whole_us <= time.time_ns() // 1000:
         raise click.BadParameter(f"{shown(text)} is over already")
     return text
@@ -118,7 +118,7 @@ def list_(form: str, path: str) -> None:
 def _described(key: Key) -> dict[str, Any]:
     expires = None
     if key.expires_s is not None:
-        expires = timestamps.rfc3339(round(key.expires_s * 1_000_000))
+        expires = timestamps.timestamp_text(round(key.expires_s * 1_000_000))
     return {
         "name": key.name,
         "role": key.role,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from aegis.timestamps import parse_rfc3339, parse_time, rfc3339
+from aegis.timestamps import parse_rfc3339, parse_time, timestamp_text
 
 NOW_US = 1_800_000_000_000_000  # 2027-01-15T08:00:00Z
 SECOND_US = 1_000_000
@@ -13,18 +13,18 @@ SECOND_US = 1_000_000
 @pytest.mark.parametrize(
     ("text", "moment"),
     [
-        ("2027-01-31T18:00:00Z", "2027-01-31T18:00:00Z"),
-        ("2027-01-31t18:00:00z", "2027-01-31T18:00:00Z"),
-        ("2027-01-31 19:00:00+01:00", "2027-01-31T18:00:00Z"),
-        ("2027-01-31T18:00:00 01:00", "2027-01-31T17:00:00Z"),
-        ("2027-01-31T18:00:00.5-23:59", "2027-02-01T17:59:00.500000Z"),
-        ("2027-01-31T18:00:00.123456789Z", "2027-01-31T18:00:00.123456Z"),
-        ("9999-12-31T23:59:59.999999Z", "9999-12-31T23:59:59.999999Z"),
-        ("0001-01-01T00:00:00Z", "0001-01-01T00:00:00Z"),
+        ("2027-01-31T18:00:00Z", "2027-01-31T18:00:00.000000+00:00"),
+        ("2027-01-31t18:00:00z", "2027-01-31T18:00:00.000000+00:00"),
+        ("2027-01-31 19:00:00+01:00", "2027-01-31T18:00:00.000000+00:00"),
+        ("2027-01-31T18:00:00 01:00", "2027-01-31T17:00:00.000000+00:00"),
+        ("2027-01-31T18:00:00.5-23:59", "2027-02-01T17:59:00.500000+00:00"),
+        ("2027-01-31T18:00:00.123456789Z", "2027-01-31T18:00:00.123456+00:00"),
+        ("9999-12-31T23:59:59.999999Z", "9999-12-31T23:59:59.999999+00:00"),
+        ("0001-01-01T00:00:00Z", "0001-01-01T00:00:00.000000+00:00"),
     ],
 )
 def test_time_of_rfc_3339_is_its_moment_in_utc(text: str, moment: str) -> None:
-    assert rfc3339(parse_rfc3339(text)) == moment
+    assert timestamp_text(parse_rfc3339(text)) == moment
 
 
 @pytest.mark.parametrize(
@@ -69,7 +69,7 @@ def test_span_lies_behind_or_ahead(text: str, seconds: int) -> None:
 
 
 def test_day_is_its_first_moment_in_utc() -> None:
-    assert rfc3339(parse_time("2027-01-31", NOW_US)) == "2027-01-31T00:00:00Z"
+    assert timestamp_text(parse_time("2027-01-31", NOW_US)) == "2027-01-31T00:00:00.000000+00:00"
 
 
 @pytest.mark.parametrize(
