@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import re
 import secrets
@@ -25,6 +24,7 @@ from aegis.errors import (
     named,
     shown,
 )
+from aegis.host.locks import lock_file
 
 __all__ = ["add_key", "change_keys", "parse_keys", "read_keys", "read_text", "remove_key"]
 
@@ -226,6 +226,9 @@ class _Reader:
 # --- changes of the file -------------------------------------------------------------------------
 
 
+_CHANGE_TIMEOUT_S = 10.0
+
+
 def change_keys(path: str, change: Callable[[str], str]) -> None:
     """Change the file as a whole, one process after the other.
 
@@ -242,7 +245,10 @@ def change_keys(path: str, change: Callable[[str], str]) -> None:
     except OSError as error:
         raise ConfigError(f"cannot open {shown(str(target.parent))}: {error.strerror}") from None
     try:
-        fcntl.flock(folder, fcntl.LOCK_EX)
+        if not lock_file(folder, _CHANGE_TIMEOUT_S):
+            raise ConfigError(
+                f"another process does not end its change of {shown(path)}; try again"
+            )
         _replace(target, change(read_text(path) if target.exists() else ""))
         os.fsync(folder)
     finally:

@@ -2,7 +2,9 @@
 
 The kernel holds both kinds, so they end with their holder however it ends, and mean the same in every
 container that has the file. That is why Aegis tells by them alone whether a process lives: the number
-of a process may be another's by now, and means nothing in another container.
+of a process may be another's by now, and means nothing in another container. Only what must not outlive
+its parent asks otherwise: the kernel signals it (`PR_SET_PDEATHSIG`), and one look at `getppid` covers the
+moment before.
 
 Linux has three kinds, none of which sees the others on a local file system:
 
@@ -23,7 +25,16 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 
-__all__ = ["HeldNumbers", "is_at", "lock_at", "lock_file", "try_lock", "unlock_file"]
+__all__ = [
+    "HeldNumbers",
+    "hold_for_process",
+    "is_at",
+    "is_held_by_process",
+    "lock_at",
+    "lock_file",
+    "try_lock",
+    "unlock_file",
+]
 
 MAX_HELD = 2**62
 """The largest number that can be held."""
@@ -95,6 +106,20 @@ def lock_at(
     return locked[0] if locked else None
 
 
+def hold_for_process(file: int) -> None:
+    """Let others see that this process has an open file, until it ends or closes any such descriptor.
+
+    What is forked from it does not count.
+    """
+    fcntl.fcntl(file, fcntl.F_SETLK, _range(fcntl.F_WRLCK, 0, 0))
+
+
+def is_held_by_process(file: int) -> bool:
+    """Whether another process called `hold_for_process` for an open file, and lives."""
+    answer = fcntl.fcntl(file, fcntl.F_GETLK, _range(fcntl.F_WRLCK, 0, 0))
+    return bool(struct.unpack_from("h", answer)[0] != fcntl.F_UNLCK)
+
+
 def is_at(path: str, file: int) -> bool:
     """Whether an open file is the one at a path."""
     with suppress(FileNotFoundError):
@@ -147,16 +172,19 @@ class HeldNumbers:
         if not 0 < number <= MAX_HELD:
             return False
         # F_OFD_GETLK takes nothing, so that two who ask at once do not see each other.
-        answer = fcntl.fcntl(self._file, fcntl.F_OFD_GETLK, self._range(fcntl.F_WRLCK, number, 1))
+        answer = fcntl.fcntl(
+            self._file, fcntl.F_OFD_GETLK, _range(fcntl.F_WRLCK, self._start + number, 1)
+        )
         return bool(struct.unpack_from("h", answer)[0] != fcntl.F_UNLCK)
 
     def _set(self, kind: int, number: int, count: int) -> bool:
         try:
-            fcntl.fcntl(self._file, fcntl.F_OFD_SETLK, self._range(kind, number, count))
+            fcntl.fcntl(self._file, fcntl.F_OFD_SETLK, _range(kind, self._start + number, count))
         except (BlockingIOError, PermissionError):
             return False
         return True
 
-    def _range(self, kind: int, number: int, count: int) -> bytes:
-        # SOURCE: fcntl(2), "struct flock": a length of 0 goes up to the end, however long the file.
-        return struct.pack("hhqqi4x", kind, os.SEEK_SET, self._start + number, count, 0)
+
+def _range(kind: int, start: int, count: int) -> bytes:
+    # SOURCE: fcntl(2), "struct flock": a length of 0 goes up to the end, however long the file.
+    return struct.pack("hhqqi4x", kind, os.SEEK_SET, start, count, 0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -12,7 +13,19 @@ from pathlib import Path
 
 import pytest
 
-from aegis.host.locks import MAX_HELD, HeldNumbers, is_at, lock_at, lock_file, try_lock, unlock_file
+from aegis.auth import keys_file
+from aegis.errors import ConfigError
+from aegis.host.locks import (
+    MAX_HELD,
+    HeldNumbers,
+    is_at,
+    is_held_by_process,
+    lock_at,
+    lock_file,
+    try_lock,
+    unlock_file,
+)
+from aegis.server.runner.listening import own_database
 
 
 def open_file(path: str) -> int:
@@ -128,3 +141,52 @@ def test_number_that_cannot_be_held_is_not(files: tuple[int, int]) -> None:
     assert not held.is_held(0)
     assert not held.is_held(-1)
     assert not held.is_held(MAX_HELD + 1)
+
+
+def test_process_that_holds_a_file_is_seen_until_it_ends_and_its_children_are_not(
+    path: str,
+) -> None:
+    code = (
+        "import os, sys, time; from aegis.host.locks import hold_for_process, try_lock;"
+        f"file = os.open({path!r}, os.O_RDWR); try_lock(file); hold_for_process(file);"
+        "child = os.fork() or time.sleep(60); print(child, flush=True); time.sleep(60)"
+    )
+    file = open_file(path)
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, text=True
+    ) as holder:
+        assert holder.stdout is not None
+        child = int(holder.stdout.readline())
+        assert is_held_by_process(file)
+        holder.kill()
+        holder.wait()
+        assert not is_held_by_process(file)
+        assert not try_lock(file)  # the child has the file still
+        os.kill(child, signal.SIGKILL)
+        assert lock_file(file, 10)
+    os.close(file)
+
+
+def test_server_whose_workers_have_not_ended_yet_is_waited_for_whatever_number_it_left(
+    tmp_path: Path,
+) -> None:
+    database = tmp_path / "audit.db"
+    file = open_file(f"{database}.server")
+    os.write(file, b"%d\n" % os.getpid())  # a number that another process has by now
+    assert try_lock(file)
+    timer = threading.Timer(0.1, os.close, [file])
+    timer.start()
+    with own_database(str(database)):
+        pass
+    timer.join()
+
+
+def test_change_of_keys_does_not_wait_without_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(keys_file, "_CHANGE_TIMEOUT_S", 0.02)
+    folder = os.open(tmp_path, os.O_RDONLY)
+    assert try_lock(folder)
+    with pytest.raises(ConfigError, match="does not end its change"):
+        keys_file.change_keys(str(tmp_path / "keys.yaml"), lambda source: source)
+    os.close(folder)

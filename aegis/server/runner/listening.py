@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import socket
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,12 +12,12 @@ from dataclasses import dataclass
 from aegis.config import beside
 from aegis.errors import AegisError, ConfigError, shown
 from aegis.host.files import open_private, refuse_odd
+from aegis.host.locks import hold_for_process, is_held_by_process, lock_at
 
 __all__ = ["Address", "free_address", "notify", "own_database"]
 
 PATIENCE_S = 3.0
 """How long a server that was killed may take to let go of its database: its workers end after it."""
-_PAUSE_S = 0.02
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +91,7 @@ def own_database(path: str) -> Iterator[None]:
     is_new = not os.path.lexists(name)
     try:
         refuse_odd(path)
-        file = _locked(name, path)
+        file = _lock(name, path)
     except OSError as error:
         raise ConfigError(f"cannot use {shown(path)}: {error.strerror}") from None
     try:
@@ -107,50 +105,34 @@ def own_database(path: str) -> Iterator[None]:
         os.close(file)
 
 
-def _locked(name: str, path: str) -> int:
+def _lock(name: str, path: str) -> int:
     """The file by which there is one server, locked and with the number of this process."""
-    deadline = time.monotonic() + PATIENCE_S
-    while True:
-        file = open_private(name, path)
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if _is_at(name, file):  # not one that was removed meanwhile
-                os.truncate(file, 0)
-                os.pwrite(file, b"%d\n" % os.getpid(), 0)
-                return file
-        except BlockingIOError:
-            owner = os.pread(file, 20, 0).decode(errors="replace").strip()
-            # One that runs will go on; one that was killed has workers that end now.
-            if _is_running(owner) or time.monotonic() > deadline:
-                os.close(file)
-                raise ConfigError(
-                    f"process {owner or 'unknown'} serves the database {shown(path)} already; stop"
-                    " it, or give another --audit-db"
-                ) from None
-        except OSError:
-            os.close(file)
-            raise
-        os.close(file)
-        time.sleep(_PAUSE_S)
+
+    def open_file(at: str) -> int:
+        return open_private(at, path)
+
+    def has_to_wait(file: int) -> bool:
+        # A server that runs will go on; one that was killed has workers that end now.
+        return not is_held_by_process(file)
+
+    file = lock_at(name, open_file, PATIENCE_S, has_to_wait=has_to_wait)
+    if file is None:
+        raise ConfigError(
+            f"process {_owner(name)} serves the database {shown(path)} already; stop"
+            " it, or give another --audit-db"
+        )
+    hold_for_process(file)
+    os.truncate(file, 0)
+    os.pwrite(file, b"%d\n" % os.getpid(), 0)
+    return file
 
 
-def _is_at(name: str, file: int) -> bool:
+def _owner(name: str) -> str:
     try:
-        return os.path.samestat(os.stat(name), os.fstat(file))
-    except FileNotFoundError:
-        return False
-
-
-def _is_running(pid: str) -> bool:
-    if not pid.isdecimal():
-        return False
-    try:
-        os.kill(int(pid), 0)
-    except ProcessLookupError:
-        return False
-    except (OSError, OverflowError):
-        pass
-    return True
+        with open(name, "rb") as file:
+            return file.read(20).decode(errors="replace").strip() or "unknown"
+    except OSError:
+        return "unknown"
 
 
 def notify(state: str) -> None:
