@@ -60,7 +60,7 @@ def import_agent_aegis(
     Args:
         store: Where the trail is; nobody else can write to it meanwhile.
         path: The database of agent-aegis.
-        tick: Told how many records are appended and how many there are.
+        tick: Given how many records are appended and how many there are.
 
     Raises:
         StoreError: It cannot be read or written, is no such database, or was imported before.

@@ -65,7 +65,7 @@ def archive(
         before_us: Entries from before this time are moved, as far as all that they began has ended and
             no request can be repeated that led to them.
         path: The file to make.
-        tick: Told how many steps are done and how many there are: each entry is copied, verified and
+        tick: Given how many steps are done and how many there are: each entry is copied, verified and
             removed.
 
     Raises:

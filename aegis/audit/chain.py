@@ -1,4 +1,4 @@
-"""The head of the hash chain: entries are appended to it, whoever else appends meanwhile.
+"""The head of the hash chain: entries are appended to it, while others may append too.
 
 It is used within a store's turn, so that entries are numbered in the order of their commits over all
 processes.
@@ -42,7 +42,7 @@ class Appended:
 class ChainHead:
     """The newest entry, as far as it is known here, and the words that entries are made of.
 
-    Invariant: what is remembered was committed. That nobody has appended since is told by a word
+    Invariant: what is remembered was committed. That nobody has appended since is known by a word
     that all processes share, and by the table, which takes no two entries of one number.
 
     Args:
@@ -85,7 +85,7 @@ class ChainHead:
             entries: In their order.
 
         Returns:
-            What `committed` has to be told after the commit.
+            What `committed` has to be given after the commit.
 
         Raises:
             TypeError: An entry holds text that is no Unicode.
@@ -109,7 +109,7 @@ class ChainHead:
         except Exception as error:
             if not is_constraint(error):
                 raise
-        # Whoever wrote last died before it could say so.
+        # The last writer died before it could raise the shared number.
         self._number, self._hash = newest_entry(connection)
         return self._insert(connection, entries, words, new_words)
 

@@ -119,35 +119,7 @@ class AuditRecord:
         Raises:
             TypeError: It holds text that is no Unicode.
         """
-        members: tuple[Any, ...] = (
-            "record",
-            number,
-            self.timestamp_us,
-            self.operation,
-            self.session_id,
-            self.action_type,
-            self.action_target,
-            self.action_params,
-            self.action_desc,
-            _RISK_NAMES[self.risk_level],
-            self.approval,
-            self.matched_rule,
-            self.human_decision,
-            self.result_status,
-            self.result_data,
-            self.result_error,
-            self.agent_id,
-            self.parent_agent_id,
-            self.chain_id,
-            self.chain_depth,
-            self.policy_version,
-            self.key_name,
-            self.worker,
-        )
-        if not (self.call_id is None and self.request_id is None and self.trace_id is None):
-            members += (self.call_id, self.request_id, self.trace_id)
-        canonical = dumps(members)
-        hashed = sha256(previous + canonical).digest()
+        hashed = sha256(previous + self._canonical(number)).digest()
         return hashed, (
             number,
             hashed,
@@ -179,6 +151,36 @@ class AuditRecord:
             None,
             None,
         )
+
+    def _canonical(self, number: int) -> bytes:
+        members: tuple[Any, ...] = (
+            "record",
+            number,
+            self.timestamp_us,
+            self.operation,
+            self.session_id,
+            self.action_type,
+            self.action_target,
+            self.action_params,
+            self.action_desc,
+            _RISK_NAMES[self.risk_level],
+            self.approval,
+            self.matched_rule,
+            self.human_decision,
+            self.result_status,
+            self.result_data,
+            self.result_error,
+            self.agent_id,
+            self.parent_agent_id,
+            self.chain_id,
+            self.chain_depth,
+            self.policy_version,
+            self.key_name,
+            self.worker,
+        )
+        if not (self.call_id is None and self.request_id is None and self.trace_id is None):
+            members += (self.call_id, self.request_id, self.trace_id)
+        return dumps(members)
 
 
 @dataclass(slots=True)

@@ -118,7 +118,7 @@ def finish(connection: Connection, request: int) -> None:
 
 
 def withdraw(connection: Connection, request: int) -> None:
-    """Let a request be made anew, since nothing was done for it."""
+    """Let a request be made again, since nothing was done for it."""
     connection.execute("DELETE FROM request_record WHERE request = ?", (request,))
     connection.execute("DELETE FROM request WHERE id = ?", (request,))
 

@@ -2,9 +2,9 @@
 
 An index that is kept up to date with each record costs more than the record, since the pages that
 are touched lie far apart. So the chain is cut into segments of equal length. Once all that a segment
-has begun has its outcome, nothing that it says can change any more, and bitmaps of its records are
+has started has its outcome, nothing that it says can change any more, and bitmaps of its records are
 stored, one for each value of each member that can be asked for; only the records since are looked
-through one by one. The bitmaps can be made anew at any time and are no part of the trail.
+through one by one. The bitmaps can be made again at any time and are not part of the trail.
 """
 
 from __future__ import annotations
@@ -144,7 +144,7 @@ class Indexer:
             self._sealed_to = max(self._sealed_to, self._newest - SEGMENT)
 
     def _bound_log(self) -> None:
-        """See that the write-ahead log does not grow for ever; it is looked at now and then."""
+        """See that the write-ahead log does not grow without bound; looks now and then."""
         if not self._is_ours or self._is_closing or time.monotonic() < self._bound_from:
             return
         try:

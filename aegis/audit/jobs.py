@@ -55,7 +55,7 @@ _WAITING, _STORING, _LATE, _OVERDUE, _ASTRAY, _WITHDRAWN, _STORED = State
 class Job:
     """Entries that are committed together, and who waits for that.
 
-    INVARIANT: whoever calls a method that changes or reads the state holds the queue's lock.
+    INVARIANT: callers of a method that reads or changes the state hold the queue's lock.
     """
 
     entries: Sequence[Entry]
@@ -105,7 +105,7 @@ class Job:
             case State.WITHDRAWN | State.ASTRAY:  # its commit has failed, or is lost
                 pass
             case _:
-                return False  # it is stored: the loop is about to be told
+                return False  # it is stored: the loop is about to hear of it
         return True
 
     def settle(self) -> Job | None:

@@ -1,6 +1,6 @@
 """What entries of the chain say: each member's column, place in the canonical form and JSON name, once.
 
-The format is documented in docs/audit-format.md. Whoever changes a place or a code here makes every
+The format is documented in docs/audit-format.md. A change of a place or a code here makes every
 trail that exists unverifiable; how kinds, members and codes are added is written there too.
 """
 
@@ -126,7 +126,7 @@ def _one_of(names: Iterable[str]) -> dict[str, Any]:
     return {"type": "string", "enum": list(names)}
 
 
-# INVARIANT: no place ever changes; what is new stands at the end of the places.
+# INVARIANT: no place ever changes; what is new comes at the end of the places.
 RECORD_MEMBERS = (
     Member("session_id", _TEXT, 2, "session", _WORD),
     Member("timestamp", _TIME, 0, "timestamp_us", Stored.TIME),
@@ -216,7 +216,7 @@ _WORDS = "".join(
 )
 
 OUTCOME = "o.intent = r.id AND o.id > r.id"
-"""How a record `r` is joined with its outcome `o`, which stands after it."""
+"""How a record `r` is joined with its outcome `o`, which comes after it."""
 
 IS_RECORD = "r.operation IS NOT NULL"
 """Whether an entry `r` is a record; the table refuses an operation in any other."""

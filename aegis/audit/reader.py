@@ -53,7 +53,7 @@ class AuditReader:
     """Reads the audit of one database.
 
     Invariant: no reading lasts for longer than a page takes, so that it never keeps the database's
-    write-ahead log from beginning anew.
+    write-ahead log from starting again.
 
     Args:
         store: Where the records are.

@@ -32,7 +32,7 @@ _UNKNOWN = "the server ended while it ran; whether it took effect is unknown"
 
 
 def interrupt_lost(store: Store, chain: ChainHead) -> int:
-    """Append `interrupted` to each action that a writer had begun which is gone now.
+    """Append `interrupted` to each action that was started by a writer which is gone now.
 
     Returns:
         How many there were.

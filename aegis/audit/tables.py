@@ -1,4 +1,4 @@
-"""Judges the tables beside the chain by what the chain says of them: policy versions, archives, requests.
+"""Judges the tables next to the chain by what the chain says of them: policy versions, archives, requests.
 
 Their rows are answered from, so each must be the one that an entry tells of.
 """
@@ -40,7 +40,7 @@ class Archived:
         file: Its name, without a folder.
         last: The number of its last entry.
         hash: The hash of that.
-        is_here: Whether a file of this name is beside the database, and ends with that entry.
+        is_here: Whether a file of this name is next to the database, and ends with that entry.
         why_not: Why such a file could not be read; None where there is none.
     """
 
@@ -120,7 +120,7 @@ def archives(store: Store) -> tuple[Archived, ...]:
     """The parts of the chain that were moved to files, seen to be those that the chain tells of.
 
     Raises:
-        InvalidTrail: One is not, or a file that is beside the database does not end as it must.
+        InvalidTrail: One is not, or a file that is next to the database does not end as it must.
         StoreError: The database cannot be read.
     """
     with store.reading() as connection:
@@ -141,7 +141,7 @@ def archives(store: Store) -> tuple[Archived, ...]:
 
 
 def _found(store: Store, file: str, last: int, hashed: bytes) -> Archived:
-    """An archive, and whether it is beside the database.
+    """An archive, and whether it is next to the database.
 
     Raises:
         InvalidTrail: It is, and does not end as it must, or is damaged.

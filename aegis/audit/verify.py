@@ -2,7 +2,7 @@
 
 All that is read through is judged with it: tables, indexes, their schema.
 
-A chain shows that whoever changed it did not make all of it anew from there on. That this was not
+A chain shows that its changes were not followed by making all of it again from there on. That this was not
 done either shows a head that was kept elsewhere, or one that the server signed.
 """
 
@@ -89,7 +89,7 @@ def verify(
         store: Where it is.
         pin: A head that has to be in it.
         since: The first entry to look at; the one before it is believed.
-        tick: Told how many entries were looked at.
+        tick: Given how many entries were looked at.
 
     Raises:
         InvalidTrail: It is not, and where.
@@ -174,7 +174,7 @@ def verify_export(
     Args:
         lines: Of `exported_entries`.
         pin: A head that has to be in it.
-        tick: Told how many entries were looked at.
+        tick: Given how many entries were looked at.
 
     Raises:
         InvalidTrail: It is not, and where.
@@ -316,7 +316,7 @@ def _read_lines(
             read = b""
         if read.hex().encode() != hashed:
             raise InvalidTrail("was changed: its line has no hash", place)
-        # What is hashed says its number as well; the head says after which one it stands.
+        # What is hashed says its number as well; the head says after which one it comes.
         if not canonical.startswith((b'["record",%d,' % place, b'["outcome",%d,' % place)):
             begin = _BEGIN.match(canonical)
             if begin is None or int(begin[2]) != place:

@@ -444,11 +444,11 @@ def _progress(
 
     Args:
         label: What goes on.
-        length: How many steps there are, as long as `tick` is not told.
+        length: How many steps there are, as long as `tick` is not called.
         is_hidden: Whether to show none on a terminal either.
 
     Yields:
-        `tick`, which is told how many steps are done, and how many there are.
+        `tick`, which is given how many steps are done, and how many there are.
     """
     is_hidden = is_hidden or not sys.stderr.isatty()
     with click.progressbar(length=length, label=label, file=sys.stderr, hidden=is_hidden) as bar:

@@ -217,7 +217,7 @@ class Remote:
     """
 
     def __init__(self, url: str) -> None:
-        if "@" in url:  # not shown: what stands before it may be a password
+        if "@" in url:  # not shown: what is before it may be a password
             raise ConfigError("the URL of a server has no user; AEGIS_ADMIN_KEY is its key")
         parts = _parts_of(url)
         if parts is None or parts.scheme not in ("http", "https") or not parts.hostname:

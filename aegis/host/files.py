@@ -25,7 +25,12 @@ __all__ = [
     "sync_folder",
 ]
 
-_ALONGSIDE = ("-wal", "-shm", "-journal", ".lock")  # what a database has beside it while it is made
+_ALONGSIDE = (
+    "-wal",
+    "-shm",
+    "-journal",
+    ".lock",
+)  # what a database has next to it while it is made
 
 
 def refuse_odd(path: str | Path) -> None:
@@ -101,7 +106,7 @@ def give(path: str, *, like: str) -> None:
 def allocate(file: int, size: int) -> None:
     """See that a file has this many bytes on its disk, so that they can be mapped and written.
 
-    Where a file has holes, a full disk ends whoever writes to its memory by SIGBUS.
+    Where a file has holes, a full disk ends a process that writes to its memory by SIGBUS.
 
     Raises:
         OSError: There is no room.

@@ -12,7 +12,7 @@ Linux has three kinds, none of which sees the others on a local file system:
 - An open file description lock (OFD) does as well, but is of a range of bytes, so that one file has
   many of them.
 - A lock of POSIX belongs to the process: what is forked has it not, but it ends with the first
-  descriptor of the file that the process closes, whoever opened it. SQLite uses these; never open and
+  descriptor of the file that the process closes, even one that another part of it opened. SQLite uses these; never open and
   close its files.
 """
 
@@ -139,7 +139,7 @@ def _poll(attempt: Callable[[], bool], timeout_s: float) -> bool:
 
 
 class HeldNumbers:
-    """Numbers that are held by whoever has a file open, each by one at a time.
+    """Numbers that are held by those who have a file open, each by one at a time.
 
     Two that are open in one process exclude each other too. What is forked holds them as well.
 

@@ -29,7 +29,7 @@ class SharedBytes:
         self.max_bytes = max_bytes
         self._file = os.memfd_create("aegis", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         os.ftruncate(self._file, _HEAD_BYTES + 2 * max_bytes)
-        # A mapped file that became shorter would end whoever reads it.
+        # A mapped file that became shorter would end its readers.
         fcntl.fcntl(self._file, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW)
         self._words = memoryview(mmap.mmap(self._file, _HEAD_BYTES)).cast("Q")
         self._lock = threading.Lock()
@@ -56,7 +56,7 @@ class SharedBytes:
     def turn(self) -> Iterator[bool]:
         """Be the only one who replaces it, of all threads and processes; whether that is so.
 
-        Nobody is waited for: a process that stands still must not stop the others.
+        Nobody is waited for: a process that was suspended must not stop the others.
         """
         is_ours = self._lock.acquire(blocking=False)
         try:

@@ -38,7 +38,7 @@ class Bell:
 
     def ring(self) -> None:
         """Wake everyone who waits."""
-        # Two that ring at once may count once: whoever waited for the number before wakes anyway.
+        # Two that ring at once may count once: those who waited for the number before wake anyway.
         self._count.value += 1
         if FUTEX is not None:
             _LIBC.syscall(

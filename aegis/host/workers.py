@@ -133,7 +133,7 @@ class Workers:
         self._words[MADE_NS] = 0
 
     def raise_newest(self, version: int) -> None:
-        """Put a version into force: whoever decides from now on decides by it or a newer one.
+        """Put a version into force: who decides from now on decides by it or a newer one.
 
         Called while `changing`, when the database has the version.
         """

@@ -108,7 +108,7 @@ def sync_for(durability: Durability, connection: Connection) -> None:
 
 
 def checkpoint_by_hand(connection: Connection) -> None:
-    """No log begins unnoticed: SQLite moves it into the database only where it is told to."""
+    """No log starts unnoticed: SQLite moves it into the database only when asked to."""
     connection.wal_autocheckpoint(0)
 
 

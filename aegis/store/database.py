@@ -1,7 +1,7 @@
 """The database file: the one way to write, reading connections. The only SQLite.
 
 One file holds all state: audit records and policy versions. Rows are only ever added; what can be
-made anew, and what is only kept for a day, are the exceptions.
+made again, and what is only kept for a day, are the exceptions.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ LOG_PAGES = 1_000
 class Store:
     """An open database.
 
-    Invariant: at most one transaction of this process at a time, and, by a lock file beside the
+    Invariant: at most one transaction of this process at a time, and, by a lock file next to the
     database, one of all processes: they take turns instead of polling SQLite's own lock.
 
     Args:
@@ -275,7 +275,7 @@ class Store:
         """Hold a number for as long as this store is open; the system lets go of it for the dead.
 
         Args:
-            number: Above 0; what it stands for is the caller's affair.
+            number: Above 0; what it means is the caller's affair.
 
         Returns:
             Whether it is this store's now; another one, of any process, holds it otherwise.
@@ -342,7 +342,7 @@ class Store:
             return find_fault(connection, self._version)
 
     def end_log(self) -> None:
-        """Leave all in the one file, without a write-ahead log beside it.
+        """Leave all in the one file, without a write-ahead log next to it.
 
         Raises:
             StoreError: Others have the file open.
@@ -356,7 +356,7 @@ class Store:
 
         Args:
             path: A file that does not exist.
-            tick: Told how many pages are done and how many there are.
+            tick: Given how many pages are done and how many there are.
 
         Raises:
             StoreError: It could not be copied.

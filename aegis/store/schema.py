@@ -165,7 +165,7 @@ _SCHEMA_4 = "ALTER TABLE policy_version ADD COLUMN note TEXT"
 
 # An entry of another kind than record and outcome has its name and what it says in two columns, so
 # that a release stores kinds that it does not know. A table's constraints can only be changed by its
-# text; nothing that is stored changes, as the columns that are new stand at the end of each row.
+# text; nothing that is stored changes, as the columns that are new are at the end of each row.
 # SOURCE: https://sqlite.org/lang_altertable.html, section 7.
 _RECORD_5 = """\
 CREATE TABLE record (

@@ -89,7 +89,7 @@ def has_table(connection: Connection, name: str) -> bool:
 
 
 def is_constraint(error: BaseException) -> bool:
-    """Whether it says that a row may not stand in its table, such as a second one of its key."""
+    """Whether it says that a row may not be in its table, such as a second one of its key."""
     return isinstance(error, apsw.ConstraintError)
 
 
