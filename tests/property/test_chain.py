@@ -531,7 +531,7 @@ def test_outcome_that_is_added_to_what_had_not_begun_is_found(tmp_path: Path, of
     written(path, [RECORD, begun, outcome, replace(RECORD, result_status=ResultStatus.BLOCKED)])
     with reading(path) as store:
         head = verify(store)
-    hashed, _ = Outcome(5, of, ResultStatus.FAILED, None, "added").linked(5, head.hash, {})
+    hashed, _ = Outcome(5, of, ResultStatus.FAILED, None, "added").hash_and_row(5, head.hash, {})
     added = (
         "INSERT INTO record (id, hash, intent, timestamp_us, result_status, result_error) VALUES"
     )
