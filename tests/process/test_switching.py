@@ -206,6 +206,7 @@ def _answers(connection: Connection) -> bool:
 
 def test_worker_that_stands_still_answers_nothing_by_an_older_policy(tmp_path: Path) -> None:
     with Server(tmp_path, "--workers", "2") as server:
+        server.wait_for_workers(2)
         connections = [server.connect() for _ in range(16)]
         workers = {connection.ask("GET", "/health").worker for connection in connections}
         assert len(workers) == 2
