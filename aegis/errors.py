@@ -74,7 +74,7 @@ __all__ = [
     "shown",
 ]
 
-_LONGEST_SHOWN = 80
+_MAX_SHOWN = 80
 _ENCODER = json.JSONEncoder(ensure_ascii=False)
 _CONTAINERS = (list, tuple, dict, set, frozenset)
 _REPR = Repr()
@@ -325,7 +325,7 @@ def shown(value: object) -> str:
     text = value if isinstance(value, str) else _json(value)
     if not text.isprintable():
         text = text.encode("unicode_escape", "backslashreplace").decode()
-    return f"`{text[:_LONGEST_SHOWN]}…`" if len(text) > _LONGEST_SHOWN else f"`{text}`"
+    return f"`{text[:_MAX_SHOWN]}…`" if len(text) > _MAX_SHOWN else f"`{text}`"
 
 
 def _json(value: object) -> str:
@@ -334,7 +334,7 @@ def _json(value: object) -> str:
         # Piece by piece, since a value that is used many times, or holds itself, has no end.
         for piece in _ENCODER.iterencode(value):
             text += piece
-            if len(text) > _LONGEST_SHOWN:
+            if len(text) > _MAX_SHOWN:
                 break
         return text
     except (TypeError, ValueError, RecursionError):

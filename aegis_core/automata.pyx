@@ -6,8 +6,8 @@ from aegis_core.patterns cimport Glob
 __all__ = []
 
 cdef enum:
-    MOST_STATES = 64        # of a pattern that is simulated
-    MOST_RANGES = 16        # in the sets of a pattern that is simulated
+    MAX_STATES = 64        # of a pattern that is simulated
+    MAX_RANGES = 16        # in the sets of a pattern that is simulated
 
 
 cdef Py_ssize_t states_of(Glob glob):
@@ -17,12 +17,12 @@ cdef Py_ssize_t states_of(Glob glob):
 cdef bint is_simulated(Glob glob):
     # Many ranges would make many rows of bits, which are large.
     cdef Py_ssize_t ranges = 0
-    if states_of(glob) > MOST_STATES:
+    if states_of(glob) > MAX_STATES:
         return False
     for step in glob.steps:
         if type(step) is tuple:
             ranges += (<tuple>step)[1]
-    return ranges <= MOST_RANGES
+    return ranges <= MAX_RANGES
 
 
 cdef tuple rows_of(dict literals, list sets, object any_one):

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 __all__ = ["AegisError", "PolicyError", "Problem"]
 
-MOST_IN_A_TEXT = 10
+MAX_IN_A_TEXT = 10
 """How many problems an error's text names; all of them are in its `problems`."""
 
 
@@ -64,7 +64,7 @@ class PolicyError(AegisError, ValueError):
 
     def __init__(self, problems: Iterable[Problem]) -> None:
         self.problems = tuple(problems)
-        said = [str(problem) for problem in self.problems[:MOST_IN_A_TEXT]]
-        if len(self.problems) > MOST_IN_A_TEXT:
-            said.append(f"and {len(self.problems) - MOST_IN_A_TEXT} more")
+        said = [str(problem) for problem in self.problems[:MAX_IN_A_TEXT]]
+        if len(self.problems) > MAX_IN_A_TEXT:
+            said.append(f"and {len(self.problems) - MAX_IN_A_TEXT} more")
         super().__init__("; ".join(said))

@@ -7,7 +7,7 @@ from libc.stdint cimport int32_t, uint32_t
 __all__ = []
 
 cdef enum:
-    MOST_GRAMS = 256        # of a infix that may become those that it is known by
+    MAX_GRAMS = 256        # of a infix that may become those that it is known by
 
 
 cdef dict grams_of(dict infixes, int32_t size, Py_ssize_t stride):
@@ -21,7 +21,7 @@ cdef dict grams_of(dict infixes, int32_t size, Py_ssize_t stride):
     cdef str infix
     for infix in infixes:
         grams = []
-        for at in range(min(len(infix) - size + 1, MOST_GRAMS)):
+        for at in range(min(len(infix) - size + 1, MAX_GRAMS)):
             for i in range(size):
                 characters[i] = PyUnicode_READ_CHAR(infix, at + i)
             grams.append(gram_of(characters, size))

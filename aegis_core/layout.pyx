@@ -11,7 +11,7 @@ from aegis_core.image cimport (
 )
 from aegis_core.grams cimport grams_of
 from aegis_core.patterns cimport (
-    ANY, ANY_ONE, ANY_RUN, FIRST_SET, Glob, HEAD, MOST_OFFSET, TAIL, WHOLE, INFIX, whole_steps,
+    ANY, ANY_ONE, ANY_RUN, FIRST_SET, Glob, HEAD, MAX_OFFSET, TAIL, WHOLE, INFIX, whole_steps,
 )
 from cpython.bytes cimport PyBytes_AS_STRING
 from cpython.unicode cimport PyUnicode_READ_CHAR
@@ -28,9 +28,9 @@ cdef extern from *:
 
 cdef enum:
     MANY = 16               # rules under one key from which on another way is looked for
-    LONGEST_LIST = 8        # from which on a list is filed again by the other fields
+    MAX_LIST = 8        # from which on a list is filed again by the other fields
     FEWEST_SIMULATED = 4    # below which patterns are rather checked one after the other
-    LONGEST_STRIDE = 8
+    MAX_STRIDE = 8
     FILTER_BITS = 16        # for each gram
     TRIE_COST = 4           # what walking one more trie costs, in candidates
     INFIX_COST = 16         # what looking for infixes costs more than walking a trie, in candidates
@@ -75,7 +75,7 @@ cdef class Layout:
                 if lists:
                     wide = any([is_wide(literal) for literal in lists])
                     parts.append((kind, field, wide, 0, self.trie(lists, wide, left)))
-            for offset in range(1, MOST_OFFSET + 1):
+            for offset in range(1, MAX_OFFSET + 1):
                 for of_key, kind in ((HEAD, FORWARD), (TAIL, BACKWARD)):
                     placed = filed.get(16 * offset + 4 * field + of_key)
                     if placed:
@@ -183,7 +183,7 @@ cdef class Layout:
         # A list, or an index by the other fields where it would be long.
         if not rules:
             return 0
-        if len(rules) > LONGEST_LIST:
+        if len(rules) > MAX_LIST:
             for rule in rules:
                 for field in range(FIELDS):
                     if (
@@ -341,7 +341,7 @@ cdef class Layout:
         cdef dict grams
         cdef Infixes *infixes
         cdef uint32_t bit, gram
-        stride = min(shortest - size + 1, LONGEST_STRIDE)
+        stride = min(shortest - size + 1, MAX_STRIDE)
         while True:
             grams = grams_of(lists, size, stride)
             if stride == 1 or max([len(of_gram) for of_gram in grams.values()]) <= MANY:

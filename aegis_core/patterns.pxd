@@ -18,7 +18,7 @@ cdef enum KeyKind:
     WHOLE, HEAD, TAIL, INFIX
 
 cdef enum:
-    MOST_OFFSET = 8
+    MAX_OFFSET = 8
 
 
 cdef class Glob:

@@ -146,9 +146,9 @@ cdef list _placed(Py_ssize_t offset, tuple steps):
             run.append(chr(step))
             offset += 1
             continue
-        if run and offset - len(run) <= MOST_OFFSET:
+        if run and offset - len(run) <= MAX_OFFSET:
             placed.append((offset - len(run), "".join(run)))
-        if step == ANY_RUN or offset > MOST_OFFSET:
+        if step == ANY_RUN or offset > MAX_OFFSET:
             break
         run = []
         offset += 1

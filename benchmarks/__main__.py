@@ -26,7 +26,7 @@ from aegis.bench import measure, plots, report
 from benchmarks import bars, endless, servers
 from benchmarks.in_process import in_process
 
-MOST_APART = 0.15
+MAX_APART = 0.15
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +140,7 @@ def compare(one: dict[str, Any], other: dict[str, Any]) -> int:
         most = max(most, apart)
         rows.append([name, f"{ours[name]:.3f}", f"{theirs[name]:.3f}", f"{apart:.1%}"])
     print(*report.table([rows[0], *sorted(rows[1:])]), sep="\n")
-    return int(most > MOST_APART)
+    return int(most > MAX_APART)
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 STORED = Path(__file__).parent / "results" / "instructions.json"
-MOST_GROWTH = 0.03
+MAX_GROWTH = 0.03
 
 # SOURCE: Callgrind's manual, "Client request reference".
 LIBRARY = """\
@@ -127,7 +127,7 @@ def grown(stored: dict[str, float], now: dict[str, float]) -> list[str]:
     for name in sorted(stored.keys() | now.keys()):
         if name not in stored or name not in now:
             said.append(f"{name}: {'is not stored' if name in now else 'was not counted'}")
-        elif now[name] > stored[name] * (1 + MOST_GROWTH):
+        elif now[name] > stored[name] * (1 + MAX_GROWTH):
             growth = now[name] / stored[name] - 1
             said.append(f"{name}: {stored[name]:,.0f} to {now[name]:,.0f}, {growth:+.1%}")
     return said

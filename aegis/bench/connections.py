@@ -17,7 +17,7 @@ from aegis.errors import ConfigError, shown
 
 __all__ = ["Connections", "address"]
 
-LARGEST_READ_BYTES = 1 << 18
+MAX_READ_BYTES = 1 << 18
 _LENGTH = re.compile(rb"content-length: *(\d+)", re.IGNORECASE)
 
 
@@ -118,7 +118,7 @@ class Connections:
         before = len(self.latencies_ms)
         for at, _ in self._poll.poll(timeout_s):
             try:
-                data = self._sockets[at].recv(LARGEST_READ_BYTES)
+                data = self._sockets[at].recv(MAX_READ_BYTES)
             except OSError:
                 data = b""
             if not data:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import select
 import sys
@@ -22,9 +21,9 @@ from aegis.audit.archive import archive as archive_trail
 from aegis.audit.chain import anchor, newest_entry
 from aegis.audit.export import exported_entries
 from aegis.audit.filters import AUDIT_PARAMETERS, filter_of
-from aegis.audit.signing import is_signed_by
-from aegis.audit.verify import Pin, Verified, is_database, verify_export
+from aegis.audit.verify import Verified, is_database, verify_export
 from aegis.audit.verify import verify as verify_trail
+from aegis.cli.heads import as_hash, read_pin
 from aegis.cli.parameters import (
     DASH,
     FILE,
@@ -37,7 +36,7 @@ from aegis.cli.parameters import (
 )
 from aegis.cli.records import Page, record_writer
 from aegis.cli.terminal import echo_json, paint, printable
-from aegis.errors import ConfigError, InvalidHead, InvalidQuery, StoreError, shown
+from aegis.errors import InvalidQuery, StoreError, shown
 from aegis.host.files import replacing
 from aegis.store.database import Store
 
@@ -45,7 +44,6 @@ __all__ = ["audit"]
 
 _LOOK_AGAIN_S = 0.2
 _MAX_FIRST_LINE_BYTES = 64 * 1024
-_MAX_SMALL_FILE_BYTES = 1024 * 1024
 _SHOWN = 20
 
 _DATABASE = database_option("The database.")
@@ -301,9 +299,9 @@ def verify(file: str, pinned: str | None, public_key: str | None, since: int | N
     write the file can also make all of it anew: only a head that was kept elsewhere, or signed,
     shows that.
     """
-    if public_key is not None and (pinned is None or _hash(pinned) is not None):
+    if public_key is not None and (pinned is None or as_hash(pinned) is not None):
         raise click.UsageError("--public-key needs a signed head: give --head FILE")
-    pin = None if pinned is None else _pin(pinned, public_key)
+    pin = None if pinned is None else read_pin(pinned, public_key)
     if file != DASH and is_database(file):
         store = Store(file, read_only=True)
         try:
@@ -459,53 +457,3 @@ def _progress(
 
         yield tick
         tick(length := bar.length or 0, length)
-
-
-def _hash(text: str) -> bytes | None:
-    """The hash that a text is; None: it is none."""
-    try:
-        return bytes.fromhex(text) if len(text) == 64 else None
-    except ValueError:
-        return None
-
-
-def _pin(text: str, public_key: str | None) -> Pin:
-    if (hashed := _hash(text)) is not None:
-        return Pin(hashed)
-    try:
-        kept = json.loads(_read(text, "the head"))
-        number = kept["id"]
-        if type(number) is not int or number < 0:
-            raise ValueError
-        pin = Pin(bytes.fromhex(kept["hash"]), number)
-    except (ValueError, KeyError, TypeError, RecursionError):
-        raise ConfigError(f"{shown(text)} is no head as `aegis audit head` prints it") from None
-    if public_key is not None and not is_signed_by(kept, _read(public_key, "the public key")):
-        raise InvalidHead(_signature_fault(kept, text, public_key))
-    return pin
-
-
-def _read(path: str, what: str) -> bytes:
-    """A file that is small, or is not what it should be."""
-    try:
-        with Path(path).open("rb") as file:
-            data = file.read(_MAX_SMALL_FILE_BYTES + 1)
-    except OSError as error:
-        raise ConfigError(f"cannot read {what} {shown(path)}: {error.strerror}") from None
-    if len(data) > _MAX_SMALL_FILE_BYTES:
-        raise ConfigError(f"{what} {shown(path)} is over {_MAX_SMALL_FILE_BYTES} bytes")
-    return data
-
-
-def _signature_fault(head: dict[str, Any], file: str, public_key: str) -> str:
-    """Why a head does not count as signed."""
-    said = f"the head {shown(file)}"
-    if "signature" not in head:
-        return f"{said} is not signed; a server with `--audit-signing-key` signs its heads"
-    try:
-        is_of_another = is_signed_by(head, str(head.get("public_key")).encode())
-    except ConfigError:
-        is_of_another = False
-    if is_of_another:
-        return f"{said} was signed by another key than {shown(public_key)}"
-    return f"the signature of {said} is wrong: the head was changed after it was signed"

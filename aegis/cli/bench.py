@@ -24,7 +24,7 @@ __all__ = ["bench"]
 ACTIONS = 10_000
 ROUNDS = 7
 HTTP_ROUNDS = 3
-_LONGEST_LINE = 16 * 1024 * 1024
+_MAX_LINE = 16 * 1024 * 1024
 
 
 @click.command()
@@ -92,7 +92,7 @@ def _read(path: str) -> list[Question]:
 
     try:
         with Path(path).open("rb") as file:
-            lines = iter(lambda: file.readline(_LONGEST_LINE), b"")
+            lines = iter(lambda: file.readline(_MAX_LINE), b"")
             found = read_actions(lines, path)
     except OSError as error:
         raise ConfigError(f"cannot read the actions {shown(path)}: {error.strerror}") from None

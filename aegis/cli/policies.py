@@ -6,7 +6,7 @@ import sys
 
 from aegis.cli.parameters import DASH
 from aegis.errors import ConfigError
-from aegis.policy.loader import LARGEST_POLICY_BYTES, LoadedPolicy, load_text
+from aegis.policy.loader import MAX_POLICY_BYTES, LoadedPolicy, load_text
 from aegis.server import load_policy_file
 
 __all__ = ["load_policy", "name_of"]
@@ -24,7 +24,7 @@ def load_policy(path: str) -> LoadedPolicy:
     if sys.stdin is None:
         raise ConfigError("cannot read standard input: it is closed")
     try:
-        text = sys.stdin.buffer.read(LARGEST_POLICY_BYTES + 1)
+        text = sys.stdin.buffer.read(MAX_POLICY_BYTES + 1)
     except OSError as error:
         raise ConfigError(f"cannot read standard input: {error.strerror}") from None
     return load_text(text)

@@ -30,7 +30,7 @@ from aegis_core.reference import Step, trace
 
 __all__ = ["ConditionSeen", "Explanation", "RuleSeen", "explain"]
 
-MOST_NEAREST = 5
+MAX_NEAREST = 5
 _WINDOW = ("time_after", "time_before")
 _STAGES = ("type", "target", "agent", None)
 """How far a rule got: the pattern that did not match; None: its conditions did not hold."""
@@ -131,7 +131,7 @@ def explain(
         decider = _seen(loaded, steps.pop(), action, now)
     # The sort is stable: of rules that got equally far, the earlier stand first.
     steps.sort(key=lambda step: _distance(policy.rules[step.rule], step, action))
-    nearest = tuple(_seen(loaded, step, action, now) for step in steps[:MOST_NEAREST])
+    nearest = tuple(_seen(loaded, step, action, now) for step in steps[:MAX_NEAREST])
     return Explanation(traced.decision, decider, nearest, len(steps))
 
 

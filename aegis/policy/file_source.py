@@ -15,7 +15,7 @@ from typing import Self
 from aegis.documents import is_blank
 from aegis.errors import AegisError, NotReady, PolicyError, Problem, shown
 from aegis.host.watched import Look, Settling, look_at
-from aegis.policy.loader import LARGEST_POLICY_BYTES, decoded_policy
+from aegis.policy.loader import MAX_POLICY_BYTES, decoded_policy
 from aegis.policy.rollout import InForce, PolicyVersions
 
 __all__ = ["PolicyFile", "log_oddities"]
@@ -27,14 +27,14 @@ LOOK_S = 0.25
 kind of change: editors that write a new file, links that are changed, on any file system."""
 MISSING_LOOKS = 8
 """A file that is being replaced may be gone for fewer looks than these."""
-_MOST_LOGGED = 20
+_MAX_LOGGED = 20
 _END_S = 2.0
 _EMPTY = "the file is empty and had a policy before; write `rules: []` for one without rules"
 
 
 def log_oddities(path: str, oddities: Sequence[Problem]) -> None:
     """Log what is odd about a policy file that loads, as far as anyone reads on."""
-    for odd in oddities[:_MOST_LOGGED]:
+    for odd in oddities[:_MAX_LOGGED]:
         _log.warning("%s: %s", path if odd.line is None else f"{path}:{odd.line}", odd)
 
 
@@ -100,7 +100,7 @@ class PolicyFile:
             f"the policy file is refused: {count} problem{'s' * (count > 1)}"
             f"{f', the first in line {line}' if line else ''}; the log has more"
         )
-        for problem in error.problems[:_MOST_LOGGED]:
+        for problem in error.problems[:_MAX_LOGGED]:
             place = self._shown if problem.line is None else f"{self._shown}:{problem.line}"
             _log.error("the policy in force stays: %s: %s", place, problem)
 
@@ -170,4 +170,4 @@ def _read(path: str) -> bytes:
     with open(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK), "rb") as file:
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
             raise OSError(errno.EINVAL, "it is no regular file")
-        return file.read(LARGEST_POLICY_BYTES + 1)
+        return file.read(MAX_POLICY_BYTES + 1)

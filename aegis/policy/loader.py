@@ -28,7 +28,7 @@ from aegis_core import (
 )
 
 __all__ = [
-    "LARGEST_POLICY_BYTES",
+    "MAX_POLICY_BYTES",
     "LoadedPolicy",
     "Policy",
     "decoded_policy",
@@ -37,7 +37,7 @@ __all__ = [
     "read_policy",
 ]
 
-LARGEST_POLICY_BYTES = 16 * 1024 * 1024
+MAX_POLICY_BYTES = 16 * 1024 * 1024
 
 
 @dataclass(frozen=True)
@@ -142,7 +142,7 @@ def read_policy(path: str | Path) -> bytes:
         OSError: It cannot be read.
     """
     with Path(path).open("rb") as file:
-        return file.read(LARGEST_POLICY_BYTES + 1)
+        return file.read(MAX_POLICY_BYTES + 1)
 
 
 def load_text(text: str | bytes, searches: Searches | None = None) -> LoadedPolicy:
@@ -182,8 +182,8 @@ def decoded_policy(text: str | bytes) -> str:
         PolicyError: It is too large, or no text.
     """
     data = text if isinstance(text, bytes) else text.encode(errors="surrogatepass")
-    if len(data) > LARGEST_POLICY_BYTES:
-        raise PolicyError([Problem(f"over {LARGEST_POLICY_BYTES} bytes; split the policy")])
+    if len(data) > MAX_POLICY_BYTES:
+        raise PolicyError([Problem(f"over {MAX_POLICY_BYTES} bytes; split the policy")])
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:

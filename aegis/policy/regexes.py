@@ -16,10 +16,10 @@ import re2
 from aegis.errors import shown
 
 __all__ = [
-    "LARGEST_PROGRAM", "LARGEST_PROGRAMS", "LARGEST_SET", "SHORT_TEXT", "Search", "Searches",
+    "MAX_PROGRAM", "MAX_PROGRAMS", "MAX_SET", "SHORT_TEXT", "Search", "Searches",
 ]  # fmt: skip
 
-LARGEST_PROGRAM = 5_000
+MAX_PROGRAM = 5_000
 """The largest RE2 program, in instructions: what a search can cost for each byte."""
 
 MEMORY_BYTES = 1024 * 1024
@@ -33,14 +33,14 @@ _SIMULATED_PER_UNIT = 16
 _MORE_INSTRUCTIONS = 10
 """What each byte costs besides those of the expression."""
 
-LARGEST_PROGRAMS = 20_000_000
+MAX_PROGRAMS = 20_000_000
 """The largest programs of all expressions of a policy together: every process compiles them, a million
 instructions in about half a second."""
 
 _REFUSED = 16_384
 """What an expression counts that is refused for its size: RE2 gave up after so many instructions."""
 
-LARGEST_SET = 1_000
+MAX_SET = 1_000
 """The largest program of expressions that are searched for at once, for the same reason."""
 
 SHORT_TEXT = 256
@@ -83,7 +83,7 @@ class Searches:
         is_over: Whether that is more than they may have: those that came then are not compiled.
     """
 
-    def __init__(self, largest: int = LARGEST_PROGRAMS) -> None:
+    def __init__(self, largest: int = MAX_PROGRAMS) -> None:
         self._groups: dict[str, _Group] = {}  # the one of each parameter that still takes more
         self._all: list[_Group] = []
         self._largest = largest
@@ -106,7 +106,7 @@ class Searches:
         compiled = self._compiled(pattern)
         alone = compiled.search
         size = compiled.programsize
-        if size > LARGEST_SET:
+        if size > MAX_SET:
             return Search(lambda text: alone(text.encode()) is not None, size)
         group = self._groups.get(parameter)
         if group is None or not group.takes(size):
@@ -164,7 +164,7 @@ class _Group:
 
     def takes(self, size: int) -> bool:
         """Whether there is room for an expression of this size."""
-        return self._set is None and self._size + size <= LARGEST_SET
+        return self._set is None and self._size + size <= MAX_SET
 
     def add(self, pattern: str, size: int) -> int:
         self._patterns.append(pattern)
@@ -229,7 +229,7 @@ def _compiled(pattern: str) -> Any:
         ) from None
     except UnicodeEncodeError:
         raise ValueError("holds half of a surrogate pair, which is not a character") from None
-    if compiled.programsize > LARGEST_PROGRAM:
+    if compiled.programsize > MAX_PROGRAM:
         raise ValueError(f"{shown(pattern)} is too large; make its repetitions smaller")
     return compiled
 

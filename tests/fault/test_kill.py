@@ -28,7 +28,7 @@ EFFECTS = "effects"
 ROUNDS = int(os.environ.get("AEGIS_KILL_ROUNDS", "20"))
 SEED = int(os.environ.get("AEGIS_KILL_SEED", "5"))
 CLIENTS = 6
-MOST_ACKNOWLEDGED = 120
+MAX_ACKNOWLEDGED = 120
 """Of one round, before something is killed."""
 
 EXECUTORS = """
@@ -162,7 +162,7 @@ def killed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Request
         with Server(folder, *options) as server:
             repeat_unanswered(server, requests)
             load = Load(server, str(number), random.randrange(2**32))
-            load.acknowledge(random.randrange(1, MOST_ACKNOWLEDGED))
+            load.acknowledge(random.randrange(1, MAX_ACKNOWLEDGED))
             if number % 2:
                 kill_a_worker(server, load, random)
             else:

@@ -12,7 +12,7 @@ from aegis.audit.reader import MAX_WAITING
 from aegis.config import OPTIONS, Option, Settings
 from aegis.execution.executors import MAX_ERROR_CHARS, MAX_REQUEST_RESULT_BYTES
 from aegis.option_types import Integer, Number
-from aegis.server.api.operators import MOST_CHANGES
+from aegis.server.api.operators import MAX_CHANGES
 from tests.meta.documents import ROOT
 
 NOT_LIMITS = ("port", "workers", "drain_delay")
@@ -86,7 +86,7 @@ def _limits() -> Iterator[str]:
         ("Seconds for running executions when the server stops", f"{settings.drain_timeout:g} s"),
         ("Records waiting for their commit", f"{settings.max_queued_records:,}"),
         ("Reads of the audit waiting, per worker", str(MAX_WAITING)),
-        ("Changes of the policy waiting, per worker", str(MOST_CHANGES)),
+        ("Changes of the policy waiting, per worker", str(MAX_CHANGES)),
     ):
         yield _row(limit, amount, "")
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from aegis.errors import NotFound, NotReady
-from aegis.server.api.operators import MOST_CHANGES, Admin
+from aegis.server.api.operators import MAX_CHANGES, Admin
 from aegis.server.http.messages import Request
 
 
@@ -53,7 +53,7 @@ def test_changes_that_wait_leave_other_threads_free_and_are_not_without_end() ->
     admin = Admin(deepest=64, snapshot=Snapshot, history=History, changes=changes)  # type: ignore[arg-type]
 
     async def scenario() -> None:
-        waiting = [asyncio.ensure_future(admin.reload(request)) for _ in range(MOST_CHANGES)]
+        waiting = [asyncio.ensure_future(admin.reload(request)) for _ in range(MAX_CHANGES)]
         await asyncio.sleep(0)
         with pytest.raises(NotReady, match="wait already"):
             await admin.reload(request)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from aegis import Action, Approval, Policy, PolicyError, PolicyRule, RiskLevel
 from aegis.policy.conditions import compile_conditions
-from aegis.policy.loader import LARGEST_POLICY_BYTES, load_document, load_text, read_policy
+from aegis.policy.loader import MAX_POLICY_BYTES, load_document, load_text, read_policy
 from aegis_core import Problem, compile_policy, reference
 
 
@@ -337,22 +337,22 @@ def test_message_is_one_printable_line(case: tuple[str, int, str | None, str, st
 
 def test_file_of_16_mebibytes_is_read_and_a_larger_one_refused(tmp_path: Path) -> None:
     path = tmp_path / "policy.yaml"
-    path.write_bytes(b"rules: []\n#".ljust(LARGEST_POLICY_BYTES, b"x"))
+    path.write_bytes(b"rules: []\n#".ljust(MAX_POLICY_BYTES, b"x"))
     assert Policy.from_yaml(path).rules == ()
     path.write_bytes(path.read_bytes() + b"x")
-    with pytest.raises(PolicyError, match=f"over {LARGEST_POLICY_BYTES} bytes"):
+    with pytest.raises(PolicyError, match=f"over {MAX_POLICY_BYTES} bytes"):
         Policy.from_yaml(path)
 
 
 def test_no_more_of_a_file_is_read_than_tells_that_it_is_too_large(tmp_path: Path) -> None:
     path = tmp_path / "policy.yaml"
     with path.open("wb") as file:
-        file.truncate(10 * LARGEST_POLICY_BYTES)
-    assert len(read_policy(path)) == LARGEST_POLICY_BYTES + 1
+        file.truncate(10 * MAX_POLICY_BYTES)
+    assert len(read_policy(path)) == MAX_POLICY_BYTES + 1
 
 
 def test_size_is_counted_in_bytes() -> None:
-    (problem,) = problems_of("rules: []\n#" + "é" * (LARGEST_POLICY_BYTES // 2))
+    (problem,) = problems_of("rules: []\n#" + "é" * (MAX_POLICY_BYTES // 2))
     assert "bytes" in problem.message
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from aegis import Action, Approval, Policy, PolicyRule
 from aegis.policy.conditions import compile_conditions, compiler
-from aegis.policy.regexes import LARGEST_SET, SHORT_TEXT, Searches
+from aegis.policy.regexes import MAX_SET, SHORT_TEXT, Searches
 from aegis_core import Work
 
 PIECES = [
@@ -55,19 +55,19 @@ def many(count: int) -> list[Any]:
 
 
 def test_more_expressions_than_one_program_holds_are_all_found() -> None:
-    found = many(LARGEST_SET)
-    for number in (0, 1, 199, 200, LARGEST_SET - 1):
+    found = many(MAX_SET)
+    for number in (0, 1, 199, 200, MAX_SET - 1):
         text = str(number)
         assert [search.found_in(text) for search in found] == [
-            other == number for other in range(LARGEST_SET)
+            other == number for other in range(MAX_SET)
         ]
 
 
 def test_expression_too_large_for_a_set_is_searched_for_alone() -> None:
     searches = Searches()
-    found = [searches.add("p", pattern) for pattern in ("a", f"a{{{LARGEST_SET}}}", "b")]
+    found = [searches.add("p", pattern) for pattern in ("a", f"a{{{MAX_SET}}}", "b")]
     assert [search.found_in("ab") for search in found] == [True, False, True]
-    assert [search.found_in("a" * LARGEST_SET) for search in found] == [True, True, False]
+    assert [search.found_in("a" * MAX_SET) for search in found] == [True, True, False]
 
 
 def test_expression_that_comes_after_a_search_is_searched_for_too() -> None:

@@ -22,15 +22,15 @@ from aegis.server.http.kernel import MAX_WHOLE_BYTES
 from aegis.server.http.messages import Header, Request, Response, not_modified
 from aegis.server.http.refusals import problems_json
 
-__all__ = ["LONGEST_NOTE", "MOST_VERSIONS", "Admin", "Change", "Changes"]
+__all__ = ["MAX_NOTE", "MAX_VERSIONS", "Admin", "Change", "Changes"]
 
-LONGEST_NOTE = 1_000
-MOST_VERSIONS = 1_000
-MOST_CHANGES = 32
+MAX_NOTE = 1_000
+MAX_VERSIONS = 1_000
+MAX_CHANGES = 32
 """Changes of the policy that may wait in a process, each with its text."""
 _CHANGE_THREADS, _READ_THREADS = 8, 2
 _PIECE_BYTES = 256 * 1024
-_LARGEST_VERSION = 2**63 - 1
+_MAX_VERSION = 2**63 - 1
 
 _Read = TypeVar("_Read")
 
@@ -101,8 +101,8 @@ class Admin:
             threads.shutdown(wait=False, cancel_futures=True)
 
     async def _change(self, change: Callable[..., InForce], *arguments: Any) -> Response:
-        if self._waiting >= MOST_CHANGES:
-            raise NotReady(f"{MOST_CHANGES} changes of the policy wait already; try again")
+        if self._waiting >= MAX_CHANGES:
+            raise NotReady(f"{MAX_CHANGES} changes of the policy wait already; try again")
         self._waiting += 1
         try:
             loop = asyncio.get_running_loop()
@@ -247,12 +247,12 @@ def _rollback_of(value: object) -> tuple[int, str | None]:
         version = int(version)  # JSON knows one kind of number
     if isinstance(version, bool) or not isinstance(version, int):
         raise InvalidBody(f"`version` must be the number of a version, not {named(version)}")
-    if not 1 <= version <= _LARGEST_VERSION:
+    if not 1 <= version <= _MAX_VERSION:
         raise InvalidBody(f"`version` {version} is no version; they count from 1")
     if note is not None and not isinstance(note, str):
         raise InvalidBody(f"`note` must be text, not {named(note)}")
-    if note is not None and len(note) > LONGEST_NOTE:
-        raise InvalidBody(f"`note` is over {LONGEST_NOTE} characters")
+    if note is not None and len(note) > MAX_NOTE:
+        raise InvalidBody(f"`note` is over {MAX_NOTE} characters")
     return version, note
 
 
@@ -272,14 +272,14 @@ def _parameters(query: str) -> dict[str, str]:
 
 def _note_of(query: str) -> str | None:
     note = _parameters(query).get("note")  # what else there is has always been left aside
-    if note is not None and len(note) > LONGEST_NOTE:
-        raise InvalidQuery(f"`note` is over {LONGEST_NOTE} characters")
+    if note is not None and len(note) > MAX_NOTE:
+        raise InvalidQuery(f"`note` is over {MAX_NOTE} characters")
     return note
 
 
 def _bounds_of(query: str) -> dict[str, int]:
     bounds = {}
-    largest = {"before": _LARGEST_VERSION, "limit": MOST_VERSIONS}
+    largest = {"before": _MAX_VERSION, "limit": MAX_VERSIONS}
     for name, text in _parameters(query).items():
         if name not in largest:
             raise InvalidQuery(f"unknown parameter {shown(name)}{did_you_mean(name, largest)}")
@@ -296,4 +296,4 @@ def _number(text: str) -> int | None:
     """The number that a text is in decimal digits; None: it is none of 63 bits."""
     if not (text.isascii() and text.isdigit() and len(text) < 20):
         return None
-    return int(text) if int(text) <= _LARGEST_VERSION else None
+    return int(text) if int(text) <= _MAX_VERSION else None

@@ -15,7 +15,7 @@ from aegis.server.http.headers import Head, HeaderNames, Headers, value_of
 
 __all__ = ["Gate"]
 
-_MOST_HOSTS_REMEMBERED = 256
+_MAX_HOSTS_REMEMBERED = 256
 _BLANKS = " \t"
 _HTTP_1_0 = ("1", "1.0")  # as granian and as others write it
 _SET_KEYS = "set AEGIS_API_KEY, or give --keys"
@@ -147,7 +147,7 @@ class Gate:
                 f"host {shown(host)} is malformed; send a name or an address, and a port where it is"
                 " not the standard one"
             ) from None
-        if len(self._known_hosts) < _MOST_HOSTS_REMEMBERED:
+        if len(self._known_hosts) < _MAX_HOSTS_REMEMBERED:
             self._known_hosts.add(host)
 
     def _check_host(self, host: str) -> None:
@@ -157,7 +157,7 @@ class Gate:
                 " with --allowed-hosts",
                 "foreign_host",
             )
-        if len(self._own_hosts) < _MOST_HOSTS_REMEMBERED:
+        if len(self._own_hosts) < _MAX_HOSTS_REMEMBERED:
             self._own_hosts.add(host)
 
     def _check_origin(self, origin: str, host: str) -> None:

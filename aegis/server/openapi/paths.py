@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from aegis.audit.filters import MAX_ID, MAX_LIMIT
-from aegis.server.api.operators import LONGEST_NOTE, MOST_VERSIONS
+from aegis.server.api.operators import MAX_NOTE, MAX_VERSIONS
 from aegis.server.openapi.errors import ERRORS
 from aegis.server.openapi.terms import (
     ANY_CASE,
@@ -243,7 +243,7 @@ OPERATIONS: dict[tuple[str, str], Schema] = {
         "description": "When this answers, every worker decides by the new policy.",
         "parameters": [
             _IF_MATCH,
-            _parameter("note", {**TEXT, "maxLength": LONGEST_NOTE}, "What to say about it."),
+            _parameter("note", {**TEXT, "maxLength": MAX_NOTE}, "What to say about it."),
         ],
         "requestBody": {
             "required": True,
@@ -276,7 +276,7 @@ OPERATIONS: dict[tuple[str, str], Schema] = {
             _parameter("before", ID, "With a smaller number."),
             _parameter(
                 "limit",
-                {"type": "integer", "minimum": 0, "maximum": MOST_VERSIONS},
+                {"type": "integer", "minimum": 0, "maximum": MAX_VERSIONS},
                 "The newest so many of them; the most if it is left out.",
             ),
         ],

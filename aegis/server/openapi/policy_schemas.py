@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from aegis.server.api.operators import LONGEST_NOTE
+from aegis.server.api.operators import MAX_NOTE
 from aegis.server.openapi.terms import (
     ANY_CASE,
     ANYTHING,
@@ -169,7 +169,7 @@ POLICY_SCHEMAS: Schema = {
         "type": "object",
         "properties": {
             "version": {"type": "integer", "minimum": 1, "maximum": 2**63 - 1},
-            "note": {**TEXT_OR_NULL, "maxLength": LONGEST_NOTE},
+            "note": {**TEXT_OR_NULL, "maxLength": MAX_NOTE},
         },
         "required": ["version"],
     },

@@ -33,7 +33,7 @@ __all__ = ["serve"]
 
 MIN_GRACE_S = 20.0
 """A worker that does not stop is killed after this long, or later where bodies may take longer."""
-MOST_WARNINGS = 10
+MAX_WARNINGS = 10
 """Of the policy, that are said at the start; `aegis validate` says all of them."""
 
 
@@ -180,7 +180,7 @@ def _warnings(source: str, warnings: Sequence[Problem]) -> list[str]:
     """The first warnings of the policy in force, a line for each."""
     lines = [
         f"  warning    {source}{'' if odd.line is None else f':{odd.line}'}: {odd}"
-        for odd in warnings[:MOST_WARNINGS]
+        for odd in warnings[:MAX_WARNINGS]
     ]
     if len(warnings) > len(lines):
         lines.append(f"  warning    and {len(warnings) - len(lines)} more")
