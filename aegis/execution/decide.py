@@ -17,7 +17,7 @@ from aegis.errors import Forbidden, shown
 from aegis.execution.enforcer import Enforcer
 from aegis.execution.executors import Result
 from aegis.execution.records import RequestContext
-from aegis.policy.decision_point import Decider, Snapshot, decide_all, in_pieces
+from aegis.policy.decision_point import PIECE, Decider, Snapshot, decide_all
 from aegis.wire import Actions, Questions
 from aegis_core import Action, Batch, Decision
 
@@ -130,8 +130,7 @@ class ActionService:
             Forbidden: The key may not speak for an agent.
             AuditUnavailable: They were not committed in time.
         """
-        key = context.caller
-        bound = actions.items if key is None or not key.agents else await _bind(actions, key)
+        bound = await _bind(actions, context.caller)
         decisions = await self._decider.decide(context.snapshot.engine, bound)
         if not self._records_none:
             recorded = [
@@ -143,9 +142,9 @@ class ActionService:
                 await self._enforcer().record_decisions(recorded, context)
         return decisions
 
-    async def execute(
+    def execute(
         self, actions: Actions, context: RequestContext, claim: Claim | None = None
-    ) -> list[Result]:
+    ) -> Awaitable[list[Result]]:
         """Decide about actions, and run them, as `Enforcer.run` does.
 
         Raises:
@@ -155,9 +154,19 @@ class ActionService:
             OutcomeUnknown: As before, but something was.
             Conflict: The claim was made for something else, or what it was made for still runs.
         """
-        enforcer = self._enforcer()
-        key = context.caller
-        bound = actions.items if key is None or not key.agents else await _bind(actions, key)
+        enforcer, engine, key = self._enforcer(), context.snapshot.engine, context.caller
+        items = actions.items
+        # What nearly every request is: it needs no coroutine to be decided.
+        if len(items) == 1 and not engine.has_conditions and (key is None or not key.agents):
+            action = items[0]
+            decision = engine.evaluate(action.type, action.target, action.agent_id, action.params)
+            return enforcer.run(items, [decision], context, claim)
+        return self._execute(enforcer, actions, context, claim)
+
+    async def _execute(
+        self, enforcer: Enforcer, actions: Actions, context: RequestContext, claim: Claim | None
+    ) -> list[Result]:
+        bound = await _bind(actions, context.caller)
         decisions = await self._decider.decide(context.snapshot.engine, bound)
         return await enforcer.run(bound, decisions, context, claim)
 
@@ -170,18 +179,19 @@ def _answer(decisions: bytes, questions: Questions) -> bytes:
     return decisions if questions.is_batch else decisions[1:-1]
 
 
-async def _bind(actions: Actions, key: Key) -> Sequence[Action]:
+async def _bind(actions: Actions, key: Key | None) -> Sequence[Action]:
     """Actions, each of the agent that the key speaks for.
 
     Raises:
         Forbidden: It may not speak for one.
     """
+    if key is None or not key.agents:
+        return actions.items
     bound: list[Action] = []
-    for piece in in_pieces(actions.items):
-        for action in piece:
-            agent_id = _bind_agent(key, action.agent_id, len(bound), actions)
-            bound.append(replace(action, agent_id=agent_id))
-        if piece is not actions.items:
+    for action in actions.items:
+        agent_id = _bind_agent(key, action.agent_id, len(bound), actions)
+        bound.append(replace(action, agent_id=agent_id))
+        if not len(bound) % PIECE:
             await asyncio.sleep(0)
     return bound
 

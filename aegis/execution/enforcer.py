@@ -15,7 +15,7 @@ from aegis.errors import AuditUnavailable, Conflict, OutcomeUnknown
 from aegis.execution.approvals import Approved, Approver, Denied
 from aegis.execution.executors import NO_OP_DATA, GuardedExecutor, Result, ResultBudget
 from aegis.execution.records import Recorder, RequestContext, blocked_result, result_of_record
-from aegis.policy.decision_point import in_pieces
+from aegis.policy.decision_point import PIECE
 from aegis_core import Action, Approval, Decision
 
 __all__ = ["Enforcer"]
@@ -115,14 +115,13 @@ class Enforcer:
             AuditUnavailable: They were not committed in time.
         """
         records: list[Entry] = []
-        for piece in in_pieces(decided):
-            for action, decision in piece:
-                if decision.is_allowed:
-                    result = Result(action, ResultStatus.DECIDED)
-                else:
-                    result = blocked_result(action, decision)
-                records.append(self._recorder.record(action, decision, result, context))
-            if piece is not decided:
+        for action, decision in decided:
+            if decision.is_allowed:
+                result = Result(action, ResultStatus.DECIDED)
+            else:
+                result = blocked_result(action, decision)
+            records.append(self._recorder.record(action, decision, result, context))
+            if not len(records) % PIECE:
                 await asyncio.sleep(0)
         await self._append(records)
 
@@ -166,20 +165,17 @@ class Enforcer:
         results: list[Result] = []
         records: list[Entry] = []
         record = self._recorder.record
-        decided = list(zip(actions, decisions, strict=True))
-        for piece in in_pieces(decided):
-            for action, decision in piece:
-                result: Result | None = None
-                human_decision: str | None = None
-                if not decision.is_allowed:
-                    result = blocked_result(action, decision)
-                elif decision.approval is _APPROVE:
-                    result, human_decision = await self._ask(action, decision, context)
-                if result is None:
-                    result = Result(action, _SUCCESS, NO_OP_DATA)
-                results.append(result)
-                records.append(record(action, decision, result, context, human_decision))
-            if piece is not decided:
+        for action, decision in zip(actions, decisions, strict=True):
+            result, human_decision = None, None
+            if not decision.is_allowed:
+                result = blocked_result(action, decision)
+            elif decision.approval is _APPROVE:
+                result, human_decision = await self._ask(action, decision, context)
+            if result is None:
+                result = Result(action, _SUCCESS, NO_OP_DATA)
+            results.append(result)
+            records.append(record(action, decision, result, context, human_decision))
+            if not len(records) % PIECE:
                 await asyncio.sleep(0)
         await self._append(records, claim=claim, is_last=True)
         return results

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from math import inf
 from time import monotonic
@@ -17,7 +17,7 @@ from aegis.policy.compiled_cache import CompiledPolicy
 from aegis.policy.history import PolicyVersion
 from aegis_core import Action, Batch, Decision, Engine, Work
 
-__all__ = ["Decider", "DecisionPoint", "Snapshot", "decide_all", "in_pieces"]
+__all__ = ["PIECE", "Decider", "DecisionPoint", "Snapshot", "decide_all"]
 
 _AT_ONCE_S = 0.005
 _AT_ONCE_UNITS = 50_000
@@ -25,9 +25,9 @@ _AT_ONCE_UNITS = 50_000
 _PIECE_S = 0.002
 _PAUSE_S = 0.000_1
 """After each piece the thread lets the others have the interpreter, which it would win again."""
-_PIECE = 200
+PIECE = 200
+"""Actions of a batch after which the event loop is given back while they are recorded."""
 
-_Item = TypeVar("_Item")
 _Made = TypeVar("_Made")
 
 
@@ -167,9 +167,6 @@ class Decider:
 
     async def decide(self, engine: Engine, actions: Sequence[Action]) -> list[Decision]:
         """The decisions about actions, at one moment and within one budget."""
-        if len(actions) == 1 and not engine.has_conditions:  # what nearly every request is
-            (action,) = actions
-            return [engine.evaluate(action.type, action.target, action.agent_id, action.params)]
         batch = engine.begin(
             [(action.type, action.target, action.agent_id, action.params) for action in actions],
             self.work(),
@@ -188,16 +185,6 @@ def decide_all(batch: Batch[_Made]) -> _Made:
     while not batch.proceed(_PIECE_S):
         time.sleep(_PAUSE_S)
     return batch.result
-
-
-def in_pieces(items: Sequence[_Item]) -> Iterable[Sequence[_Item]]:
-    """A long list by pieces, after each of which the event loop is given back; a short one as it is.
-
-    It is not an asynchronous iterator, since these cost as much as a short list does.
-    """
-    if len(items) <= _PIECE:
-        return (items,)
-    return (items[start : start + _PIECE] for start in range(0, len(items), _PIECE))
 
 
 def _not_started() -> NoReturn:

@@ -19,7 +19,7 @@ from aegis.errors import AegisError, InvalidBody, NotReady, StoreError
 from aegis.execution.decide import ActionService
 from aegis.execution.executors import result_json
 from aegis.execution.records import RequestContext
-from aegis.policy.decision_point import Snapshot, in_pieces
+from aegis.policy.decision_point import PIECE, Snapshot
 from aegis.server.http.headers import value_of
 from aegis.server.http.messages import Header, Request, Response
 from aegis.wire import Actions
@@ -131,9 +131,9 @@ class Api:
         context = RequestContext(snapshot, request.caller, request_id=_sent_request_id(request))
         results = await self._actions.execute(actions, context, claim)
         answers: list[bytes] = []
-        for piece in in_pieces(results):
-            answers += map(result_json, piece)
-            if piece is not results:
+        for result in results:
+            answers.append(result_json(result))
+            if not len(answers) % PIECE:
                 await asyncio.sleep(0)
         return Response(200, snapshot.headers, _list_or_one(answers, actions))
 
