@@ -1,6 +1,7 @@
 """The profiles of Hypothesis; `HYPOTHESIS_PROFILE` selects one of them. What runs where."""
 
 import os
+import signal
 from collections.abc import Iterator
 
 import pytest
@@ -14,6 +15,12 @@ settings.register_profile(
     "nightly", deadline=None, max_examples=10_000, suppress_health_check=_CALM
 )
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
+
+
+# A shell lets what it starts in the background ignore Ctrl-C, and processes inherit that: servers
+# that tests interrupt would never end.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.hookimpl(tryfirst=True)  # pytest-xdist reads the marks
