@@ -15,7 +15,8 @@ from typing import Any
 import msgspec
 import orjson
 
-from aegis.errors import InvalidBody, shown
+from aegis.errors import InvalidBody
+from aegis.messages import quote
 from aegis_core import may_exceed_64_bits
 
 __all__ = [
@@ -225,7 +226,7 @@ def _without_repeated(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     members: dict[str, Any] = {}
     for name, value in pairs:
         if name in members:
-            raise InvalidBody(f"{shown(name)} stands twice; send it once")
+            raise InvalidBody(f"{quote(name)} stands twice; send it once")
         members[name] = value
     return members
 

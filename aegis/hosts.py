@@ -6,7 +6,8 @@ import ipaddress
 import re
 from collections.abc import Iterable
 
-from aegis.errors import ConfigError, shown
+from aegis.errors import ConfigError
+from aegis.messages import quote
 
 __all__ = ["allowed_hosts_of", "host_of", "is_loopback"]
 
@@ -40,15 +41,15 @@ def host_of(text: str) -> tuple[str, str]:
     """
     match = _HOST.fullmatch(text)
     if match is None:
-        raise ConfigError(f"{shown(text)} is not a host")
+        raise ConfigError(f"{quote(text)} is not a host")
     name, port = match[1].lower(), match[2] or ""
     if port and int(port[:6]) > _MAX_PORT:
-        raise ConfigError(f"{shown(text)} is not a host: ports end at {_MAX_PORT}")
+        raise ConfigError(f"{quote(text)} is not a host: ports end at {_MAX_PORT}")
     if name.startswith("["):
         try:
             name = f"[{ipaddress.IPv6Address(name[1:-1])}]"
         except ValueError:
-            raise ConfigError(f"{shown(text)} is not a host") from None
+            raise ConfigError(f"{quote(text)} is not a host") from None
     return name, port
 
 
@@ -67,7 +68,7 @@ def allowed_hosts_of(entries: Iterable[str]) -> frozenset[str]:
 
 def _allowed_host(entry: str) -> str:
     text = entry.strip().lower()
-    host = shown(entry)
+    host = quote(entry)
     if not text:
         raise ConfigError(f"{host} is empty; name a host, or leave the option out")
     if text == "*":

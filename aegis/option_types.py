@@ -16,8 +16,9 @@ from contextlib import suppress
 from enum import StrEnum
 from typing import ClassVar, Generic, TypeVar
 
-from aegis.errors import ConfigError, shown
+from aegis.errors import ConfigError
 from aegis.hosts import allowed_hosts_of
+from aegis.messages import quote
 
 __all__ = [
     "DASH",
@@ -90,7 +91,7 @@ class Text(OptionType[str]):
             try:
                 return os.fsencode(text).decode()
             except UnicodeError:
-                raise ValueError(f"{shown(text)} is not UTF-8") from None
+                raise ValueError(f"{quote(text)} is not UTF-8") from None
         return text
 
 
@@ -116,9 +117,9 @@ class File(OptionType[str]):
             os.lstat(path)
         except OSError as error:
             if error.errno == errno.ENAMETOOLONG:
-                raise ValueError(f"{shown(path)} is too long for the name of a file") from None
+                raise ValueError(f"{quote(path)} is too long for the name of a file") from None
         except ValueError:  # NUL, or letters that the locale cannot write
-            raise ValueError(f"{shown(path)} cannot be the name of a file") from None
+            raise ValueError(f"{quote(path)} cannot be the name of a file") from None
         return path
 
 
@@ -164,7 +165,7 @@ class Integer(OptionType[int]):
         if isinstance(value, str) and _INTEGER.fullmatch(text := value.strip()):
             number = int(text)
         if type(number) is not int or number not in self._range:
-            raise ValueError(f"{shown(value)} must be an integer {self.limits}")
+            raise ValueError(f"{quote(value)} must be an integer {self.limits}")
         return number
 
 
@@ -203,7 +204,7 @@ class Number(OptionType[float]):
                 number = float(value)
         # nan is neither below nor above anything.
         if not self._minimum <= number <= self._maximum or number == self._excluded:
-            raise ValueError(f"{shown(value)} must be a number {self.limits}")
+            raise ValueError(f"{quote(value)} must be a number {self.limits}")
         return float(number)
 
 
@@ -219,7 +220,7 @@ class Flag(OptionType[bool]):
             return value
         text = str(value).strip().lower()
         if text not in _TRUE | _FALSE:
-            raise ValueError(f"{shown(value)} must be {self.limits}")
+            raise ValueError(f"{quote(value)} must be {self.limits}")
         return text in _TRUE
 
 
@@ -238,7 +239,7 @@ class Choice(OptionType[_Kind]):
             return self._kinds(str(value))
         except ValueError:
             known = ", ".join(self.choices)
-            raise ValueError(f"{shown(value)} is unknown; known: {known}") from None
+            raise ValueError(f"{quote(value)} is unknown; known: {known}") from None
 
 
 class Names(OptionType[frozenset[str]]):
@@ -269,7 +270,7 @@ def _names_in(value: object) -> list[str]:
     names = []
     for name in value if isinstance(value, Iterable) else [value]:
         if not isinstance(name, str):
-            raise ValueError(f"{shown(name)} must be a name")
+            raise ValueError(f"{quote(name)} must be a name")
         names.append(name)
     return names
 

@@ -6,7 +6,8 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from aegis.codec import dumps
-from aegis.errors import InvalidBody, named, shown
+from aegis.errors import InvalidBody
+from aegis.messages import json_type, quote
 from aegis_core import Action, Decision
 
 __all__ = [
@@ -88,9 +89,11 @@ def batch(value: Any, max_actions: int) -> list[Any]:
     if type(value) is dict:
         value = value["actions"]
         if type(value) is not list:
-            raise InvalidBody(f"`actions` must be a list of actions, not {named(value)}")
+            raise InvalidBody(f"`actions` must be a list of actions, not {json_type(value)}")
     elif type(value) is not list:
-        raise InvalidBody(f"the body must be an action or a list of actions, not {named(value)}")
+        raise InvalidBody(
+            f"the body must be an action or a list of actions, not {json_type(value)}"
+        )
     if len(value) > max_actions:
         raise InvalidBody(f"{len(value)} actions are too many; send at most {max_actions} at once")
     return value
@@ -107,7 +110,7 @@ def question(item: Any, index: int | None = None) -> Question:
         InvalidBody: Something is wrong; the message says where, as in `actions[3].target`.
     """
     if type(item) is not dict:
-        raise _wrong(index, "", f"must be an object, not {named(item)}")
+        raise _wrong(index, "", f"must be an object, not {json_type(item)}")
     get = item.get
     action_type = get("action_type")
     if action_type is None:
@@ -117,10 +120,10 @@ def question(item: Any, index: int | None = None) -> Question:
         raise _wrong(index, "action_type", _wrong_type(action_type))
     target = get("target", "")
     if type(target) is not str:
-        raise _wrong(index, "target", f"must be text, not {named(target)}")
+        raise _wrong(index, "target", f"must be text, not {json_type(target)}")
     params = get("params")
     if params is not None and type(params) is not dict:
-        raise _wrong(index, "params", f"must be an object, not {named(params)}")
+        raise _wrong(index, "params", f"must be an object, not {json_type(params)}")
     _check_others(item, index)
     return action_type, target, get("agent_id") or "", params
 
@@ -172,7 +175,7 @@ def _refuse_tool_call(item: dict[str, Any], index: int | None) -> None:
     raise _wrong(
         index,
         "type",
-        f"{shown(kind)} is a model's tool call; send its `{name}` as `action_type`, and its"
+        f"{quote(kind)} is a model's tool call; send its `{name}` as `action_type`, and its"
         f" `{arguments}` as the object `params`",
     )
 
@@ -181,7 +184,7 @@ def _check_others(item: dict[str, Any], index: int | None) -> None:
     for name in _TEXTS:
         text = item.get(name)
         if text is not None and type(text) is not str:
-            raise _wrong(index, name, f"must be text, not {named(text)}")
+            raise _wrong(index, name, f"must be text, not {json_type(text)}")
     depth = item.get("chain_depth")
     if depth is not None:
         _depth(depth, index)
@@ -195,16 +198,16 @@ def _depth(value: Any, index: int | None) -> int:
             raise _wrong(index, "chain_depth", "does not fit into 64 bits")
         value = int(value)
     if type(value) is not int:
-        raise _wrong(index, "chain_depth", f"must be an integer, not {named(value)}")
+        raise _wrong(index, "chain_depth", f"must be an integer, not {json_type(value)}")
     if value not in _INT64:
-        raise _wrong(index, "chain_depth", f"{shown(value)} does not fit into 64 bits")
+        raise _wrong(index, "chain_depth", f"{quote(value)} does not fit into 64 bits")
     return value
 
 
 def _wrong_type(value: object) -> str:
     if value is None:
         return "is missing; say what kind of action it is"
-    return "is empty" if value == "" else f"must be text, not {named(value)}"
+    return "is empty" if value == "" else f"must be text, not {json_type(value)}"
 
 
 def _wrong(index: int | None, member: str, message: str) -> InvalidBody:

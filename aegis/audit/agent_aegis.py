@@ -14,7 +14,8 @@ from typing import Any
 from aegis.audit.chain import ChainHead
 from aegis.audit.entries import AuditRecord
 from aegis.audit.members import Operation, ResultStatus
-from aegis.errors import StoreError, did_you_mean, shown
+from aegis.errors import StoreError
+from aegis.messages import quote, suggest
 from aegis.redaction import Redaction
 from aegis.store.database import Store
 from aegis.store.foreign import UndecodableText, foreign_rows
@@ -85,7 +86,7 @@ def import_agent_aegis(
                 (records[0].timestamp_us, records[0].session_id, records[0].action_target),
             ).get
         ):
-            raise StoreError(f"{shown(path)} was imported before: its first record is there")
+            raise StoreError(f"{quote(path)} was imported before: its first record is there")
         for start in range(0, len(records), _ENTRIES_AT_ONCE):
             part = records[start : start + _ENTRIES_AT_ONCE]
             chain.committed(chain.append(connection, part))
@@ -151,7 +152,7 @@ def _one_of(row: dict[str, Any], member: str, known: Iterable[str]) -> str:
     for word in known:
         if text.lower() == word.lower():
             return word
-    raise ValueError(f"`{member}` {shown(text)} does not exist{did_you_mean(text, known)}")
+    raise ValueError(f"`{member}` {quote(text)} does not exist{suggest(text, known)}")
 
 
 def _json(row: dict[str, Any], member: str) -> str | None:
@@ -169,7 +170,7 @@ def _moment_us(row: dict[str, Any]) -> int:
         return microseconds(moment if moment.tzinfo else moment.replace(tzinfo=UTC))
     except ValueError:
         raise ValueError(
-            f"`timestamp` must be a time as in `2026-01-31T18:00:00+00:00`, not {shown(text)}"
+            f"`timestamp` must be a time as in `2026-01-31T18:00:00+00:00`, not {quote(text)}"
         ) from None
 
 
@@ -180,5 +181,5 @@ def _depth(row: dict[str, Any]) -> int:
     except ValueError:
         depth = _INT64.stop
     if depth not in _INT64:
-        raise ValueError(f"`chain_depth` must be an integer of 64 bits, not {shown(text)}")
+        raise ValueError(f"`chain_depth` must be an integer of 64 bits, not {quote(text)}")
     return depth

@@ -20,8 +20,9 @@ from aegis.audit.members import COLUMNS
 from aegis.audit.recovery import unfinished_actions
 from aegis.audit.tables import archive_entry, archived_versions
 from aegis.audit.verify import Pin, verify
-from aegis.errors import StoreError, shown
+from aegis.errors import StoreError
 from aegis.host.files import replacing
+from aegis.messages import quote
 from aegis.store.database import Store
 from aegis.store.schema import VERSION_COLUMNS
 from aegis.store.sql import Connection, insert_many, transacted
@@ -165,7 +166,7 @@ def _copy(
 ) -> None:
     """Make the archive's file, and see that it is as the trail was."""
     if os.path.lexists(path):
-        raise StoreError(f"{shown(str(path))} exists; give the name of a file to be made")
+        raise StoreError(f"{quote(str(path))} exists; give the name of a file to be made")
     try:
         with replacing(path, like=store.path) as name, closing(Store(name)) as archived:
             with archived.transaction() as target:
@@ -187,7 +188,7 @@ def _copy(
             verify(archived, pin=Pin(bytes(hashed), last), tick=lambda done: tick(count + done))
             archived.end_log()
     except OSError as error:
-        raise StoreError(f"cannot write {shown(str(path))}: {error.strerror}") from error
+        raise StoreError(f"cannot write {quote(str(path))}: {error.strerror}") from error
 
 
 def _copy_some(source: Connection, target: Connection, after: int, last: int) -> int:

@@ -9,7 +9,8 @@ from typing import NamedTuple
 
 from aegis.audit.chain import anchor, newest_entry
 from aegis.audit.members import CANONICAL
-from aegis.errors import StoreError, shown
+from aegis.errors import StoreError
+from aegis.messages import quote
 from aegis.store.database import Store
 
 __all__ = [
@@ -81,7 +82,7 @@ def read_entries(database: str | Path, *, after: int | None = None) -> Iterator[
             number += 1
             if found != number:
                 raise StoreError(
-                    f"entry {number} of {shown(store.path)} is missing or was archived"
+                    f"entry {number} of {quote(store.path)} is missing or was archived"
                 )
             yield ChainEntry(number, previous, hashed, canonical)
             previous = hashed
@@ -156,5 +157,5 @@ def hash_of(store: Store, number: int) -> bytes:
     with store.reading() as connection:
         hashed = connection.execute("SELECT hash FROM record WHERE id = ?", (number,)).get
     if hashed is None:
-        raise StoreError(f"there is no entry {number} in {shown(store.path)}")
+        raise StoreError(f"there is no entry {number} in {quote(store.path)}")
     return bytes(hashed)

@@ -9,7 +9,8 @@ from typing import Any
 from urllib.parse import parse_qsl
 
 from aegis.audit.members import Operation, ResultStatus
-from aegis.errors import InvalidQuery, did_you_mean, shown
+from aegis.errors import InvalidQuery
+from aegis.messages import quote, suggest
 from aegis.timestamps import parse_rfc3339
 from aegis_core import RiskLevel
 
@@ -85,8 +86,8 @@ def filter_of(pairs: Iterable[tuple[str, str]]) -> AuditFilter:
     wanted: dict[str, Any] = {}
     for name, value in pairs:
         if name not in AUDIT_PARAMETERS:
-            hint = did_you_mean(name, AUDIT_PARAMETERS)
-            raise InvalidQuery(f"unknown parameter {shown(name)}{hint}")
+            hint = suggest(name, AUDIT_PARAMETERS)
+            raise InvalidQuery(f"unknown parameter {quote(name)}{hint}")
         member, read = AUDIT_PARAMETERS[name]
         if not value:
             continue
@@ -105,7 +106,7 @@ def _risk_level(name: str, value: str) -> RiskLevel:
         return RiskLevel[value.upper() if value.isascii() else ""]
     except KeyError:
         levels = ", ".join(level.name for level in RiskLevel)
-        raise InvalidQuery(f"`{name}` {shown(value)} does not exist; use one of {levels}") from None
+        raise InvalidQuery(f"`{name}` {quote(value)} does not exist; use one of {levels}") from None
 
 
 def _one_of(kind: type[StrEnum]) -> Callable[[str, str], StrEnum]:
@@ -114,7 +115,7 @@ def _one_of(kind: type[StrEnum]) -> Callable[[str, str], StrEnum]:
             return kind(value)
         except ValueError:
             known = ", ".join(kind)
-            said = f"`{name}` {shown(value)} does not exist; use one of {known}"
+            said = f"`{name}` {quote(value)} does not exist; use one of {known}"
             raise InvalidQuery(said) from None
 
     return read
@@ -123,7 +124,7 @@ def _one_of(kind: type[StrEnum]) -> Callable[[str, str], StrEnum]:
 def _number(largest: int) -> Callable[[str, str], int]:
     def read(name: str, value: str) -> int:
         if not (value.isascii() and value.isdigit() and len(value) < 20 and int(value) <= largest):
-            raise InvalidQuery(f"`{name}` must be a number from 0 to {largest}, not {shown(value)}")
+            raise InvalidQuery(f"`{name}` must be a number from 0 to {largest}, not {quote(value)}")
         return int(value)
 
     return read
@@ -134,7 +135,7 @@ def _time(name: str, value: str) -> int:
         return parse_rfc3339(value)
     except ValueError:
         raise InvalidQuery(
-            f"`{name}` must be a time as in `2026-01-31T18:00:00Z` (RFC 3339), not {shown(value)}"
+            f"`{name}` must be a time as in `2026-01-31T18:00:00Z` (RFC 3339), not {quote(value)}"
         ) from None
 
 

@@ -10,7 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from aegis.errors import ConfigError, shown
+from aegis.errors import ConfigError
+from aegis.messages import quote
 from aegis.timestamps import now_us, timestamp_text
 
 __all__ = ["HeadSigner", "is_signed_by"]
@@ -38,7 +39,7 @@ class HeadSigner:
             text = Path(path).read_bytes()
         except OSError as error:
             raise ConfigError(
-                f"cannot read the signing key {shown(path)}: {error.strerror}"
+                f"cannot read the signing key {quote(path)}: {error.strerror}"
             ) from None
         try:
             key = keys.load_pem_private_key(text, None)
@@ -46,7 +47,7 @@ class HeadSigner:
             key = None
         if not isinstance(key, keys.Ed25519PrivateKey):
             raise ConfigError(
-                f"{shown(path)} is no Ed25519 private key in PEM without a passphrase; make one by"
+                f"{quote(path)} is no Ed25519 private key in PEM without a passphrase; make one by"
                 " `openssl genpkey -algorithm ed25519`"
             )
         self._key: Any = key

@@ -15,7 +15,8 @@ from aegis.audit.chain import anchor, newest_entry
 from aegis.audit.entries import ARCHIVE, POLICY, PayloadEntry
 from aegis.audit.members import IS_RECORD
 from aegis.codec import dumps, loads_own
-from aegis.errors import InvalidTrail, StoreError, shown
+from aegis.errors import InvalidTrail, StoreError
+from aegis.messages import quote
 from aegis.store.database import Store
 from aegis.store.schema import VERSION_COLUMNS
 from aegis.store.sql import Connection
@@ -136,7 +137,7 @@ def archives(store: Store) -> tuple[Archived, ...]:
         if not is_archive and said != entry["archives"]:
             raise InvalidTrail("its archives are not those that its entries tell of")
     elif said:
-        raise InvalidTrail(f"nothing in the chain tells of the archive {shown(said[-1]['file'])}")
+        raise InvalidTrail(f"nothing in the chain tells of the archive {quote(said[-1]['file'])}")
     return tuple(_found(store, raw["file"], raw["last"], hash_) for hash_, raw in rows)
 
 
@@ -158,11 +159,11 @@ def _found(store: Store, file: str, last: int, hashed: bytes) -> Archived:
             archive.close()
     except StoreError as error:
         if error.is_damaged or not path.stat().st_size:
-            raise InvalidTrail(f"its archive {shown(file)} is damaged: {error}") from error
+            raise InvalidTrail(f"its archive {quote(file)} is damaged: {error}") from error
         return Archived(file, last, hashed, is_here=False, why_not=str(error))
     if end != (last, hashed):
         raise InvalidTrail(
-            f"its archive {shown(file)} ends with entry {end[0]} and the hash {end[1].hex()},"
+            f"its archive {quote(file)} ends with entry {end[0]} and the hash {end[1].hex()},"
             f" not with entry {last} and {hashed.hex()}"
         )
     return Archived(file, last, hashed, is_here=True)

@@ -22,7 +22,8 @@ from aegis.audit.export import EXPORT_HEAD, Read, format_head, hash_of, stored_e
 from aegis.audit.index import unlike_records
 from aegis.audit.members import STATUS_CODES, ResultStatus
 from aegis.audit.tables import Archived, archives, check_requests, check_versions
-from aegis.errors import InvalidTrail, StoreError, shown
+from aegis.errors import InvalidTrail, StoreError
+from aegis.messages import quote
 from aegis.store.database import Store
 
 __all__ = [
@@ -262,7 +263,7 @@ def _archive_of(store: Store, number: int) -> str:
             "SELECT file FROM archive WHERE last >= ? AND file <> '' ORDER BY last LIMIT 1",
             (number,),
         ).get
-    return shown(file) if file else "its archive"
+    return quote(file) if file else "its archive"
 
 
 def _refuse_unreached(store: Store, pin: Pin | None, since: int) -> None:
@@ -339,4 +340,4 @@ def is_database(path: str | Path) -> bool:
         with Path(path).open("rb") as file:
             return file.read(16) == b"SQLite format 3\0"
     except OSError as error:
-        raise StoreError(f"cannot read {shown(str(path))}: {error.strerror}") from None
+        raise StoreError(f"cannot read {quote(str(path))}: {error.strerror}") from None

@@ -15,16 +15,9 @@ from aegis.auth.keys import ADMIN_KEY, API_KEY, Key, digest_of
 from aegis.auth.roles import PERMISSIONS, Permission, Role
 from aegis.codec import dumps
 from aegis.documents import Lines, read_document
-from aegis.errors import (
-    ConfigError,
-    PolicyError,
-    Problem,
-    Problems,
-    did_you_mean,
-    named,
-    shown,
-)
+from aegis.errors import ConfigError, PolicyError, Problem, Problems
 from aegis.host.locks import lock_file
+from aegis.messages import json_type, quote, suggest
 
 __all__ = ["add_key", "change_keys", "parse_keys", "read_keys", "read_text", "remove_key"]
 
@@ -53,7 +46,7 @@ def read_text(path: str) -> str:
     Raises:
         ConfigError: It cannot be read, or others may write it.
     """
-    what = f"the keys file {shown(path)}"
+    what = f"the keys file {quote(path)}"
     try:
         mode = os.stat(path).st_mode
         if not stat.S_ISREG(mode):
@@ -111,7 +104,7 @@ class _Reader:
         if top is None or listed is None:
             return []
         if not isinstance(listed, list):
-            self._problem(f"`keys` must be a list, not {named(listed)}", top, "keys")
+            self._problem(f"`keys` must be a list, not {json_type(listed)}", top, "keys")
             return []
         read = [self._key(listed, index) for index in range(len(listed))]
         return [key for key in read if key is not None]
@@ -133,12 +126,12 @@ class _Reader:
     def _name(self, key: Mapping[str, Any]) -> str:
         name = self._text(key, "name", "what audit records are to call it")
         if name and not _NAME.fullmatch(name):
-            said = f"name {shown(name)} must be letters, digits, `.`, `_` and `-`, at most 64"
+            said = f"name {quote(name)} must be letters, digits, `.`, `_` and `-`, at most 64"
             self._problem(said, key, "name")
         if name in (API_KEY, ADMIN_KEY):
-            self._problem(f"name {shown(name)} stands for the environment's key", key, "name")
+            self._problem(f"name {quote(name)} stands for the environment's key", key, "name")
         if name in self._names:
-            self._problem(f"name {shown(name)} stands twice; names are unique", key, "name")
+            self._problem(f"name {quote(name)} stands twice; names are unique", key, "name")
         self._names.add(name)
         return name
 
@@ -147,9 +140,7 @@ class _Reader:
         try:
             return Role(text) if text else None
         except ValueError:
-            self._problem(
-                f"unknown role {shown(text)}{did_you_mean(text, list(Role))}", key, "role"
-            )
+            self._problem(f"unknown role {quote(text)}{suggest(text, list(Role))}", key, "role")
             return None
 
     def _digest(self, key: Mapping[str, Any]) -> bytes:
@@ -188,7 +179,7 @@ class _Reader:
         try:
             return timestamps.parse_rfc3339(text) // 1_000 / 1_000
         except (TypeError, ValueError):
-            said = f"expires must be as in `2027-01-31T00:00:00Z`, in quotes, not {shown(text)}"
+            said = f"expires must be as in `2027-01-31T00:00:00Z`, in quotes, not {quote(text)}"
             self._problem(said, key, "expires")
             return None
 
@@ -201,12 +192,14 @@ class _Reader:
         place: object = None,
     ) -> Mapping[str, Any] | None:
         if not isinstance(value, dict):
-            self._problem(f"{what} must be a mapping, not {named(value)}", parent or value, place)
+            self._problem(
+                f"{what} must be a mapping, not {json_type(value)}", parent or value, place
+            )
             return None
         for member in value:
             if member not in known:
                 self._problem(
-                    f"unknown member {shown(member)}{did_you_mean(member, known)}", value, member
+                    f"unknown member {quote(member)}{suggest(member, known)}", value, member
                 )
         return value
 
@@ -214,7 +207,9 @@ class _Reader:
         text = key.get(member)
         if isinstance(text, str) and text:
             return text
-        said = "is missing" if text is None or text == "" else f"must be text, not {named(text)}"
+        said = (
+            "is missing" if text is None or text == "" else f"must be text, not {json_type(text)}"
+        )
         self._problem(f"{member} {said}: {what}", key, member)
         return ""
 
@@ -243,11 +238,11 @@ def change_keys(path: str, change: Callable[[str], str]) -> None:
     try:
         folder = os.open(target.parent, os.O_RDONLY | os.O_CLOEXEC)
     except OSError as error:
-        raise ConfigError(f"cannot open {shown(str(target.parent))}: {error.strerror}") from None
+        raise ConfigError(f"cannot open {quote(str(target.parent))}: {error.strerror}") from None
     try:
         if not lock_file(folder, _CHANGE_TIMEOUT_S):
             raise ConfigError(
-                f"another process does not end its change of {shown(path)}; try again"
+                f"another process does not end its change of {quote(path)}; try again"
             )
         _replace(target, change(read_text(path) if target.exists() else ""))
         os.fsync(folder)
@@ -273,7 +268,7 @@ def _replace(target: Path, source: str) -> None:
         temporary.replace(target)
     except OSError as error:
         temporary.unlink(missing_ok=True)
-        raise ConfigError(f"cannot write {shown(str(target))}: {error.strerror}") from None
+        raise ConfigError(f"cannot write {quote(str(target))}: {error.strerror}") from None
 
 
 def _keep_owner(file: int, target: Path) -> None:
@@ -301,7 +296,7 @@ def add_key(
     """
     before = parse_keys(source, path)
     if any(key.name == name for key in before):
-        raise ConfigError(f"there is a key {shown(name)} already; revoke it first")
+        raise ConfigError(f"there is a key {quote(name)} already; revoke it first")
     digest = digest_of(secret.encode())
     entry = [f"- name: {_quoted(name)}", f"  role: {role}", f'  sha256: "{digest.hex()}"']
     if agents:
@@ -331,8 +326,8 @@ def remove_key(source: str, path: str, name: str) -> str:
     before = parse_keys(source, path)
     names = [key.name for key in before]
     if name not in names:
-        hint = did_you_mean(name, names) if names else ""
-        raise ConfigError(f"there is no key {shown(name)} in {shown(path)}{hint}")
+        hint = suggest(name, names) if names else ""
+        raise ConfigError(f"there is no key {quote(name)} in {quote(path)}{hint}")
     lines = source.rstrip().split("\n")
     starts = [number - 1 for number in _lines_of_keys(source)] + [len(lines)]
     start, end = (starts[index] for index in (names.index(name), names.index(name) + 1))
@@ -366,6 +361,6 @@ def _parsed_again(source: str, path: str) -> list[Key]:
 
 def _not_by_itself(path: str) -> ConfigError:
     return ConfigError(
-        f"{shown(path)} is not written as a list of `- name: …`, one key after the other; change it"
+        f"{quote(path)} is not written as a list of `- name: …`, one key after the other; change it"
         " by hand"
     )

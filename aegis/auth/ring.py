@@ -14,9 +14,10 @@ from aegis.auth.keys_file import parse_keys, read_text
 from aegis.auth.roles import PERMISSIONS, Role
 from aegis.codec import dumps, loads_own
 from aegis.documents import is_blank
-from aegis.errors import ConfigError, shown
+from aegis.errors import ConfigError
 from aegis.host.memory import SharedBytes
 from aegis.host.watched import Look, Settling, look_at
+from aegis.messages import quote
 
 __all__ = ["LOOK_AGAIN_S", "MAX_SHARED_BYTES", "KeyRing"]
 
@@ -110,7 +111,7 @@ class KeyRing:
             if after.refused is None and not self._is_whole(look):
                 return
             if after.refused is None and self._known.is_read:
-                _log.warning("%s was read again: %d keys", shown(path), len(after.keys))
+                _log.warning("%s was read again: %d keys", quote(path), len(after.keys))
             shared.replace(after.as_bytes())
             self._adopt(shared)
 
@@ -136,11 +137,11 @@ class KeyRing:
             keys = parse_keys(source, path)
             if known.keys and not keys and is_blank(source):
                 raise ConfigError(
-                    f"the keys file {shown(path)} is empty; write `keys: []` to take all keys away"
+                    f"the keys file {quote(path)} is empty; write `keys: []` to take all keys away"
                 )
             after = replace(known, is_read=True, look=look, keys=tuple(keys), refused=None)
             if len(after.as_bytes()) > MAX_SHARED_BYTES:
-                raise ConfigError(f"the keys file {shown(path)} is too large once it is read")
+                raise ConfigError(f"the keys file {quote(path)} is too large once it is read")
         except ConfigError as error:
             _log.error("%s; the keys that were read before stay in force", error)
             return replace(

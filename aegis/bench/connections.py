@@ -13,7 +13,8 @@ from collections.abc import Sequence
 from time import perf_counter
 from urllib.parse import urlsplit
 
-from aegis.errors import ConfigError, shown
+from aegis.errors import ConfigError
+from aegis.messages import quote
 
 __all__ = ["Connections", "address"]
 
@@ -36,7 +37,7 @@ def address(url: str) -> tuple[str, int]:
     except ValueError:
         host, port, is_server = None, 0, False
     if not is_server or not host:
-        raise ConfigError(f"{shown(url)} must be as in `http://127.0.0.1:8000`")
+        raise ConfigError(f"{quote(url)} must be as in `http://127.0.0.1:8000`")
     return host, port
 
 
@@ -81,7 +82,7 @@ class Connections:
                 self._poll.register(made, select.EPOLLIN)
         except OSError as error:
             self.close()
-            raise ConfigError(f"cannot reach {shown(url)}: {error}") from None
+            raise ConfigError(f"cannot reach {quote(url)}: {error}") from None
 
     @property
     def is_alive(self) -> bool:

@@ -16,7 +16,8 @@ from pathlib import Path
 from time import perf_counter
 
 from aegis.bench.connections import Connections, address
-from aegis.errors import ConfigError, shown
+from aegis.errors import ConfigError
+from aegis.messages import quote
 
 __all__ = ["CONNECTIONS", "EVALUATE", "Load", "open_loop", "throughput"]
 
@@ -186,7 +187,7 @@ def _by_wrk(
         )
     total = re.search(r"(\d+) requests in ([\d.]+)(m?s)", done.stdout)
     if done.returncode or total is None:
-        raise ConfigError(f"cannot reach {shown(url)}: {' '.join(done.stderr.split())}")
+        raise ConfigError(f"cannot reach {quote(url)}: {' '.join(done.stderr.split())}")
     bad = sum(map(int, re.findall(r"Non-2xx or 3xx responses: (\d+)", done.stdout)))
     lost = sum(map(int, re.findall(r"(?:connect|read|write|timeout) (\d+)", done.stdout)))
     took = float(total[2]) / (1_000 if total[3] == "ms" else 1)

@@ -65,12 +65,12 @@ class _Group(click.Group):
         except OSError as error:
             with suppress(OSError, ValueError):  # Python flushes once more at its end
                 os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            from aegis.errors import shown
+            from aegis.messages import quote
 
             # What a command opens itself has a name.
             place = "write standard output"
             if error.filename is not None:
-                place = f"use {shown(str(error.filename))}"
+                place = f"use {quote(str(error.filename))}"
             _fail(f"cannot {place}: {error.strerror or error}")
 
     def invoke(self, ctx: click.Context) -> object:

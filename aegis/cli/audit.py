@@ -36,8 +36,9 @@ from aegis.cli.parameters import (
 )
 from aegis.cli.records import Page, record_writer
 from aegis.cli.terminal import echo_json, paint, printable
-from aegis.errors import InvalidQuery, StoreError, shown
+from aegis.errors import InvalidQuery, StoreError
 from aegis.host.files import replacing
+from aegis.messages import quote
 from aegis.store.database import Store
 
 __all__ = ["audit"]
@@ -327,7 +328,7 @@ def verify(file: str, pinned: str | None, public_key: str | None, since: int | N
     click.echo(f"{paint('ok', 'green')}: {said}; the newest hash is {found.hash.hex()}")
     for kind, count in found.newer.items():
         click.echo(
-            f"{count} of the newer kind {shown(kind)}: a newer Aegis wrote them; their hashes are"
+            f"{count} of the newer kind {quote(kind)}: a newer Aegis wrote them; their hashes are"
             " right, what they say was not judged"
         )
     for line in _elsewhere(found):
@@ -346,7 +347,7 @@ def _elsewhere(found: Verified) -> Iterator[str]:
     for archive in found.archives:
         is_here = "it does" if archive.is_here else archive.why_not or "it is not beside this file"
         yield (
-            f"archive {shown(archive.file)} must end with entry {archive.last} and the hash"
+            f"archive {quote(archive.file)} must end with entry {archive.last} and the hash"
             f" {archive.hash.hex()}: {is_here}"
         )
 
@@ -364,7 +365,7 @@ def archive(database: str, before_us: int, path: str) -> None:
     room that it took is used again.
     """
     if not os.path.exists(database):
-        raise StoreError(f"there is no {shown(database)}")
+        raise StoreError(f"there is no {quote(database)}")
     store = Store(database)
     try:
         with _progress("archiving") as tick:
@@ -423,7 +424,7 @@ def _output(path: str, *, like: str) -> Iterator[Any]:
         yield sys.stdout
         return
     if os.path.lexists(path):
-        raise StoreError(f"{shown(path)} exists; give the name of a file to be made")
+        raise StoreError(f"{quote(path)} exists; give the name of a file to be made")
     try:
         with (
             replacing(path, like=like) as name,
@@ -431,7 +432,7 @@ def _output(path: str, *, like: str) -> Iterator[Any]:
         ):
             yield file
     except OSError as error:
-        raise StoreError(f"cannot write {shown(path)}: {error.strerror}") from None
+        raise StoreError(f"cannot write {quote(path)}: {error.strerror}") from None
 
 
 @contextmanager

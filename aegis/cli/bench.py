@@ -13,7 +13,8 @@ import click
 from aegis.cli.parameters import FILE, TEXT, Number
 from aegis.cli.terminal import echo_json, paint, print_problems
 from aegis.config import keys_from
-from aegis.errors import ConfigError, PolicyError, shown
+from aegis.errors import ConfigError, PolicyError
+from aegis.messages import quote
 
 if TYPE_CHECKING:
     from aegis.policy.loader import Policy
@@ -95,7 +96,7 @@ def _read(path: str) -> list[Question]:
             lines = iter(lambda: file.readline(_MAX_LINE), b"")
             found = read_actions(lines, path)
     except OSError as error:
-        raise ConfigError(f"cannot read the actions {shown(path)}: {error.strerror}") from None
+        raise ConfigError(f"cannot read the actions {quote(path)}: {error.strerror}") from None
     return [
         (action.type, action.target, action.agent_id, dict(action.params) or None)
         for action in found

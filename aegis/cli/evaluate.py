@@ -12,7 +12,8 @@ import click
 from aegis.cli.parameters import FILE_OR_DASH, FORMAT, TEXT, TIME_AHEAD
 from aegis.cli.policies import load_policy, name_of
 from aegis.cli.terminal import echo_json, paint, print_problems
-from aegis.errors import InvalidBody, PolicyError, shown
+from aegis.errors import InvalidBody, PolicyError
+from aegis.messages import quote
 
 if TYPE_CHECKING:
     from aegis.policy.explain import Explanation, RuleSeen
@@ -84,7 +85,7 @@ def evaluate(
         echo_json(answer)
     else:
         word = paint(decision.approval.value, _COLORS[decision.approval.value], bold=True)
-        click.echo(f"{word}  {decision.risk_level.name}  by {shown(decision.matched_rule)}")
+        click.echo(f"{word}  {decision.risk_level.name}  by {quote(decision.matched_rule)}")
         if decision.error is not None:
             click.echo(f"  cannot be judged: {decision.error}")
         if explained:
@@ -124,14 +125,14 @@ def _as_text(explanation: Explanation, policy: str) -> Iterator[str]:
             ("target", rule.match_target),
             ("agent", rule.match_agent),
         )
-        yield "    " + ", ".join(f"{name} {shown(pattern)}" for name, pattern in patterns)
+        yield "    " + ", ".join(f"{name} {quote(pattern)}" for name, pattern in patterns)
         yield from _conditions(decider)
     if explanation.nearest:
         yield "  nearest rules before it that do not match:"
     for seen in explanation.nearest:
-        where = f"    {paint(_place(seen, policy), 'cyan')}: {shown(seen.rule.name)}"
+        where = f"    {paint(_place(seen, policy), 'cyan')}: {quote(seen.rule.name)}"
         if seen.mismatch is not None:
-            yield f"{where}: {seen.mismatch} {shown(seen.pattern)} does not match {shown(seen.value)}"
+            yield f"{where}: {seen.mismatch} {quote(seen.pattern)} does not match {quote(seen.value)}"
         else:
             yield f"{where}: its patterns match, its conditions do not hold"
             yield from _conditions(seen, "  ")
@@ -142,7 +143,7 @@ def _as_text(explanation: Explanation, policy: str) -> Iterator[str]:
 
 def _conditions(seen: RuleSeen, indent: str = "") -> Iterator[str]:
     for condition in seen.conditions:
-        found = "missing" if condition.seen is None else shown(condition.seen)
+        found = "missing" if condition.seen is None else quote(condition.seen)
         match condition.held:
             case True:
                 verdict = "holds"
@@ -150,7 +151,7 @@ def _conditions(seen: RuleSeen, indent: str = "") -> Iterator[str]:
                 verdict = "does not hold"
             case reason:
                 verdict = f"cannot be judged: {reason}"
-        yield f"    {indent}{condition.name} {shown(condition.wanted)}: {found}, {verdict}"
+        yield f"    {indent}{condition.name} {quote(condition.wanted)}: {found}, {verdict}"
 
 
 def _as_json(explanation: Explanation, policy: str) -> dict[str, Any]:

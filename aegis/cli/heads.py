@@ -8,7 +8,8 @@ from typing import Any
 
 from aegis.audit.signing import is_signed_by
 from aegis.audit.verify import Pin
-from aegis.errors import ConfigError, InvalidHead, shown
+from aegis.errors import ConfigError, InvalidHead
+from aegis.messages import quote
 
 __all__ = ["as_hash", "read_pin"]
 
@@ -43,7 +44,7 @@ def read_pin(text: str, public_key: str | None) -> Pin:
             raise ValueError
         pin = Pin(bytes.fromhex(kept["hash"]), number)
     except (ValueError, KeyError, TypeError, RecursionError):
-        raise ConfigError(f"{shown(text)} is no head as `aegis audit head` prints it") from None
+        raise ConfigError(f"{quote(text)} is no head as `aegis audit head` prints it") from None
     if public_key is not None and not is_signed_by(kept, _read(public_key, "the public key")):
         raise InvalidHead(_signature_fault(kept, text, public_key))
     return pin
@@ -55,15 +56,15 @@ def _read(path: str, what: str) -> bytes:
         with Path(path).open("rb") as file:
             data = file.read(_MAX_SMALL_FILE_BYTES + 1)
     except OSError as error:
-        raise ConfigError(f"cannot read {what} {shown(path)}: {error.strerror}") from None
+        raise ConfigError(f"cannot read {what} {quote(path)}: {error.strerror}") from None
     if len(data) > _MAX_SMALL_FILE_BYTES:
-        raise ConfigError(f"{what} {shown(path)} is over {_MAX_SMALL_FILE_BYTES} bytes")
+        raise ConfigError(f"{what} {quote(path)} is over {_MAX_SMALL_FILE_BYTES} bytes")
     return data
 
 
 def _signature_fault(head: dict[str, Any], file: str, public_key: str) -> str:
     """Why a head does not count as signed."""
-    said = f"the head {shown(file)}"
+    said = f"the head {quote(file)}"
     if "signature" not in head:
         return f"{said} is not signed; a server with `--audit-signing-key` signs its heads"
     try:
@@ -71,5 +72,5 @@ def _signature_fault(head: dict[str, Any], file: str, public_key: str) -> str:
     except ConfigError:
         is_of_another = False
     if is_of_another:
-        return f"{said} was signed by another key than {shown(public_key)}"
+        return f"{said} was signed by another key than {quote(public_key)}"
     return f"the signature of {said} is wrong: the head was changed after it was signed"

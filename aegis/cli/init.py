@@ -8,7 +8,8 @@ from pathlib import Path
 import click
 
 from aegis.cli.parameters import DASH, FILE_OR_DASH
-from aegis.errors import ConfigError, shown
+from aegis.errors import ConfigError
+from aegis.messages import quote
 
 __all__ = ["init"]
 
@@ -96,9 +97,9 @@ def init(path: str) -> None:
                 os.unlink(path)  # a policy that is cut off allows what its end would block
                 raise
     except FileExistsError:
-        raise ConfigError(f"{shown(path)} is there already; name another file") from None
+        raise ConfigError(f"{quote(path)} is there already; name another file") from None
     except OSError as error:
-        raise ConfigError(f"cannot write {shown(path)}: {error.strerror}") from None
+        raise ConfigError(f"cannot write {quote(path)}: {error.strerror}") from None
     click.echo(f"wrote {path}. Next:")
     click.echo(f"  aegis validate {path}")
     click.echo(f"  aegis evaluate {path} --type read --target crm --explain")

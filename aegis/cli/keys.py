@@ -14,7 +14,7 @@ from aegis.auth.keys_file import add_key, change_keys, read_keys, remove_key
 from aegis.auth.roles import Role
 from aegis.cli.parameters import FILE, FORMAT, TEXT, TIME_AHEAD
 from aegis.cli.terminal import echo_json
-from aegis.errors import shown
+from aegis.messages import quote
 
 __all__ = ["keys"]
 
@@ -38,7 +38,7 @@ def _to_come(_ctx: click.Context, _param: click.Parameter, at_us: int | None) ->
     whole_us = at_us // 1_000_000 * 1_000_000
     text = timestamps.timestamp_text(whole_us)
     if whole_us <= time.time_ns() // 1000:
-        raise click.BadParameter(f"{shown(text)} is over already")
+        raise click.BadParameter(f"{quote(text)} is over already")
     return text
 
 
@@ -90,7 +90,7 @@ def new(name: str, role: str, agents: tuple[str, ...], expires: str, path: str) 
     except OSError:  # nobody has seen the key
         change_keys(path, lambda source: remove_key(source, path, name))
         raise
-    click.echo(f"added {shown(name)} to {path}; the line above is the key, keep it safe", err=True)
+    click.echo(f"added {quote(name)} to {path}; the line above is the key, keep it safe", err=True)
 
 
 @keys.command("list")
@@ -138,4 +138,4 @@ def revoke(name: str, path: str) -> None:
     Servers refuse it within a second.
     """
     change_keys(path, lambda source: remove_key(source, path, name))
-    click.echo(f"revoked {shown(name)} in {path}")
+    click.echo(f"revoked {quote(name)} in {path}")

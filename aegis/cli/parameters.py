@@ -11,7 +11,7 @@ import click
 
 from aegis import timestamps
 from aegis.config import OPTIONS
-from aegis.errors import shown
+from aegis.messages import quote
 from aegis.option_types import DASH, MAX_INTEGER, File, OptionType, Text
 
 __all__ = [
@@ -85,7 +85,7 @@ class _Time(click.ParamType):  # type: ignore[type-arg]  # generic since click 8
                 str(value), time.time_ns() // 1000, is_ahead=self._is_ahead
             )
         except ValueError:
-            self.fail(f"{shown(value)} must be {timestamps.HOW}", param, ctx)
+            self.fail(f"{quote(value)} must be {timestamps.HOW}", param, ctx)
 
 
 class Number(click.FloatRange):
@@ -98,7 +98,7 @@ class Number(click.FloatRange):
     ) -> float:
         number = float(super().convert(value, param, ctx))
         if math.isnan(number):
-            self.fail(f"{shown(value)} is not a number", param, ctx)
+            self.fail(f"{quote(value)} is not a number", param, ctx)
         return number
 
 

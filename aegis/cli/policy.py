@@ -16,7 +16,8 @@ import click
 from aegis.cli.parameters import FORMAT, TEXT, database_option, number_from
 from aegis.cli.terminal import echo_json, paint
 from aegis.config import keys_from
-from aegis.errors import ConfigError, RequestError, shown
+from aegis.errors import ConfigError, RequestError
+from aegis.messages import quote
 
 __all__ = ["policy"]
 
@@ -172,7 +173,7 @@ def _versions(url: str | None, database: str, *, changes: bool = False) -> Itera
     from aegis.store.database import Store
 
     if not Path(database).is_file():
-        raise ConfigError(f"there is no database {shown(database)}; give --audit-db, or --url")
+        raise ConfigError(f"there is no database {quote(database)}; give --audit-db, or --url")
     with closing(Store(database, read_only=not changes)) as store:
         if not changes:
             yield _Stored(PolicyHistory(store, Journal(store)))
@@ -221,7 +222,7 @@ class Remote:
             raise ConfigError("the URL of a server has no user; AEGIS_ADMIN_KEY is its key")
         parts = _parts_of(url)
         if parts is None or parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ConfigError(f"{shown(url)} is no server; write it as http://127.0.0.1:8000")
+            raise ConfigError(f"{quote(url)} is no server; write it as http://127.0.0.1:8000")
         self._url = url
         self._parts = parts
 
@@ -260,11 +261,11 @@ class Remote:
                 response = connection.getresponse()
                 answer = json.loads(response.read())
         except (OSError, http.client.HTTPException, ValueError) as error:
-            raise ConfigError(f"no Aegis answers at {shown(self._url)}: {error}") from None
+            raise ConfigError(f"no Aegis answers at {quote(self._url)}: {error}") from None
         if response.status == 200:
             return answer
         if not (isinstance(answer, dict) and answer.keys() >= {"error", "code"}):
-            raise ConfigError(f"no Aegis answers at {shown(self._url)}: HTTP {response.status}")
+            raise ConfigError(f"no Aegis answers at {quote(self._url)}: HTTP {response.status}")
         raise RequestError(str(answer["error"]), str(answer["code"]))
 
 

@@ -11,8 +11,9 @@ import click
 
 from aegis.audit.verify import verify
 from aegis.cli.parameters import FILE, database_option
-from aegis.errors import ConfigError, StoreError, shown
+from aegis.errors import ConfigError, StoreError
 from aegis.host.files import give, sync_folder
+from aegis.messages import quote
 from aegis.server.runner.listening import own_database
 from aegis.store.copying import keeping_writers_out
 from aegis.store.database import Store
@@ -30,10 +31,10 @@ def restore(backup: str, database: str) -> None:
     are kept under another name.
     """
     if not os.path.isfile(backup):
-        raise ConfigError(f"there is no backup {shown(backup)}")
+        raise ConfigError(f"there is no backup {quote(backup)}")
     place = os.path.realpath(database)
     if os.path.exists(place) and os.path.samefile(backup, place):
-        raise ConfigError(f"{shown(backup)} is the database itself; name a backup of it")
+        raise ConfigError(f"{quote(backup)} is the database itself; name a backup of it")
     with closing(Store(backup, read_only=True)) as store:
         verified = verify(store)
         with own_database(database), keeping_writers_out(database):
@@ -76,6 +77,6 @@ def _keep(place: str) -> str | None:
         except OSError as error:
             Path(f"{name}-wal").unlink(missing_ok=True)
             raise StoreError(
-                f"cannot keep {shown(place)} as {shown(name)}: {error.strerror}"
+                f"cannot keep {quote(place)} as {quote(name)}: {error.strerror}"
             ) from None
     return kept

@@ -16,7 +16,8 @@ from aegis.documents.values import (
     is_encodable,
     is_number_of_json,
 )
-from aegis.errors import Problems, shown
+from aegis.errors import Problems
+from aegis.messages import quote
 
 __all__ = ["read_json"]
 
@@ -189,9 +190,9 @@ class _JsonReader(Reader):
         except ValueError:  # an integer of thousands of digits
             value = math.inf
         if isinstance(value, str) and not is_encodable(value):
-            self._add_problem(f"{shown(token)} {HALF_A_PAIR}", line)
+            self._add_problem(f"{quote(token)} {HALF_A_PAIR}", line)
             return ""
         if is_number_of_json(value) or not isinstance(value, int | float):
             return value
-        self._add_problem(f"{shown(token)} {NO_NUMBER}", line)
+        self._add_problem(f"{quote(token)} {NO_NUMBER}", line)
         return 0

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from aegis.errors import PolicyError, Problem, Problems, shown
+from aegis.errors import PolicyError, Problem, Problems
+from aegis.messages import quote
 
 __all__ = [
     "Document",
@@ -88,4 +89,4 @@ def repeated_key(key: str, line: int) -> str:
         key: The key.
         line: Where it was first written.
     """
-    return f"key {shown(key)} stands twice; it was first written in line {line}"
+    return f"key {quote(key)} stands twice; it was first written in line {line}"

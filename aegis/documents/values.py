@@ -6,7 +6,7 @@ import math
 import sys
 from collections.abc import Iterator, Mapping
 
-from aegis.errors import named, shown
+from aegis.messages import json_type, quote
 
 __all__ = [
     "HALF_A_PAIR",
@@ -115,7 +115,7 @@ class _Check:
             return
         for name, member in value.items():
             if not isinstance(name, str):
-                self.problems.append((key, f"key {shown(name)} is not text; put it in quotes"))
+                self.problems.append((key, f"key {quote(name)} is not text; put it in quotes"))
             elif not is_encodable(name):
                 self.problems.append((key, HALF_A_PAIR))
             yield f"{key}.{name}", member
@@ -143,5 +143,5 @@ def _problem_of_scalar(value: object) -> str | None:
     if value is None or is_number_of_json(value):
         return None
     if isinstance(value, int | float):
-        return f"{shown(value)} {NO_NUMBER}"
-    return f"must be a value that JSON has, not {named(value)}"
+        return f"{quote(value)} {NO_NUMBER}"
+    return f"must be a value that JSON has, not {json_type(value)}"

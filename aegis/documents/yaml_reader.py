@@ -17,7 +17,7 @@ from aegis.documents.values import (
     TOO_DEEP,
     is_number_of_json,
 )
-from aegis.errors import named, shown
+from aegis.messages import json_type, quote
 
 __all__ = ["read_yaml"]
 
@@ -85,7 +85,7 @@ class _YamlReader(Reader):
         char = chr(error.character) if isinstance(error.character, int) else str(error.character)
         at = self.source.find(char)
         line = None if at < 0 else self.source.count("\n", 0, at) + 1
-        return f"not YAML: the character {shown(char)} may not stand here as it is", line
+        return f"not YAML: the character {quote(char)} may not stand here as it is", line
 
     def _document(self) -> Any:
         self.loader.get_event()  # the start of the stream
@@ -112,7 +112,7 @@ class _YamlReader(Reader):
             self.anchors[event.anchor] = None
             self.look_alike_anchors.pop(event.anchor, None)
         if event.tag is not None:
-            self._problem(f"tag {shown(event.tag)}; tags are not taken", event)
+            self._problem(f"tag {quote(event.tag)}; tags are not taken", event)
         if isinstance(event, yaml.ScalarEvent):
             value, size = self._scalar(event), 1
         elif len(self.open) >= MAX_NESTING:
@@ -128,10 +128,10 @@ class _YamlReader(Reader):
     def _alias(self, event: Any) -> tuple[Any, int]:
         line = event.start_mark.line + 1
         if event.anchor not in self.anchors:
-            raise self._refused(f"alias {shown(event.anchor)} has no anchor", line)
+            raise self._refused(f"alias {quote(event.anchor)} has no anchor", line)
         known = self.anchors[event.anchor]
         if known is None:
-            raise self._refused(f"alias {shown(event.anchor)} stands inside itself", line)
+            raise self._refused(f"alias {quote(event.anchor)} stands inside itself", line)
         self.expanded += known[1]
         if self.expanded > MAX_EXPANDED_NODES:
             raise self._refused(f"aliases expand to over {MAX_EXPANDED_NODES} nodes", line)
@@ -193,7 +193,7 @@ class _YamlReader(Reader):
         # SOURCE: yaml.org/type/merge: what is written here, or merged earlier, stays.
         for part in value if isinstance(value, list) else [value]:
             if not isinstance(part, dict):
-                self._problem(f"`<<` merges mappings, not {named(part)}", event)
+                self._problem(f"`<<` merges mappings, not {json_type(part)}", event)
                 continue
             look_alikes = self.look_alikes.get(id(part), {})
             for key, member in part.items():
@@ -208,7 +208,7 @@ class _YamlReader(Reader):
         value, _ = self._value(event)
         if isinstance(value, str):
             return value
-        written = shown(event.value) if isinstance(event, yaml.ScalarEvent) else named(value)
+        written = quote(event.value) if isinstance(event, yaml.ScalarEvent) else json_type(value)
         self._problem(f"key {written} is not text; put it in quotes", event)
         return None
 
@@ -236,13 +236,13 @@ class _YamlReader(Reader):
             tag = self.loader.resolve(yaml.ScalarNode, text, (True, False))
             value = self.loader.construct_object(yaml.ScalarNode(tag, text, event.start_mark))
         except (ValueError, OverflowError, yaml.YAMLError):
-            self._problem(f"{shown(text)} has no value; put it in quotes if it is text", event)
+            self._problem(f"{quote(text)} has no value; put it in quotes if it is text", event)
             return ""
         if isinstance(value, date):
-            self._problem(f"{shown(text)} is a date; put it in quotes", event)
+            self._problem(f"{quote(text)} is a date; put it in quotes", event)
             return text
         if value is not None and not isinstance(value, str | bool | int | float):
-            self._problem(f"{shown(text)} is not text; put it in quotes", event)
+            self._problem(f"{quote(text)} is not text; put it in quotes", event)
             return text
         value = self._number(value, event)
         if (said := _look_alike(text, value)) is not None:
@@ -258,7 +258,7 @@ class _YamlReader(Reader):
     def _number(self, value: Any, event: Any) -> Any:
         if is_number_of_json(value) or not isinstance(value, int | float):
             return value
-        self._problem(f"{shown(event.value)} {NO_NUMBER}", event)
+        self._problem(f"{quote(event.value)} {NO_NUMBER}", event)
         return 0
 
 
@@ -284,11 +284,11 @@ def _look_alike(text: str, value: Any) -> str | None:
     """How YAML 1.1 reads a scalar without quotes, where people and other readers do otherwise."""
     match value:
         case bool() if text.lower() not in ("true", "false"):
-            return f"{shown(text)} is read as `{json.dumps(value)}`; put it in quotes if it is text"
+            return f"{quote(text)} is read as `{json.dumps(value)}`; put it in quotes if it is text"
         case int() if not isinstance(value, bool) and _DECIMAL.fullmatch(text) is None:
-            return f"{shown(text)} is read as the number {value}; write that, or put it in quotes"
+            return f"{quote(text)} is read as the number {value}; write that, or put it in quotes"
         case float() if ":" in text or "_" in text:
-            return f"{shown(text)} is read as the number {value}; write that, or put it in quotes"
+            return f"{quote(text)} is read as the number {value}; write that, or put it in quotes"
         case str() if _LIKE_A_NUMBER.fullmatch(text) is not None:
-            return f"{shown(text)} is read as text, not as a number; write its digits, or put it in quotes"
+            return f"{quote(text)} is read as text, not as a number; write its digits, or put it in quotes"
     return None

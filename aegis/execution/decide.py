@@ -13,10 +13,11 @@ from typing import Any
 from aegis.audit import Claim
 from aegis.auth.keys import Key
 from aegis.config import AuditDecisions
-from aegis.errors import Forbidden, shown
+from aegis.errors import Forbidden
 from aegis.execution.enforcer import Enforcer
 from aegis.execution.executors import Result
 from aegis.execution.records import RequestContext
+from aegis.messages import quote
 from aegis.policy.decision_point import PIECE, Decider, Snapshot, decide_all
 from aegis.wire import Actions, Questions
 from aegis_core import Action, Batch, Decision
@@ -201,8 +202,8 @@ def _bind_agent(key: Key, agent_id: str, index: int, request: Actions | Question
     agent = key.agent_for(agent_id)
     if agent is None:
         member = f"actions[{index}].agent_id" if request.is_batch else "agent_id"
-        known = ", ".join(map(shown, key.agents))
+        known = ", ".join(map(quote, key.agents))
         raise Forbidden(
-            f"`{member}` {shown(agent_id)}: this key speaks for {known} only", "forbidden_agent"
+            f"`{member}` {quote(agent_id)}: this key speaks for {known} only", "forbidden_agent"
         )
     return agent

@@ -12,7 +12,7 @@ from typing import Any
 
 from aegis.audit import ResultStatus
 from aegis.codec import dumps, dumps_foreign, encodable, loads_own, written
-from aegis.errors import named, shown
+from aegis.messages import json_type, quote
 from aegis.redaction import Redaction
 from aegis_core import Action
 
@@ -179,7 +179,7 @@ class GuardedExecutor:
         message = "was interrupted"
         if not (self.is_stopping or task.cancelled()):
             message = f"did not end within {self._timeout_s:g} s"
-            _log.warning("%s %s; it is told to end", shown(action.type), message)
+            _log.warning("%s %s; it is told to end", quote(action.type), message)
         # It is told to end, but not waited for: it may not listen.
         task.cancel()
         message = f"{message}; whether it took effect is unknown"
@@ -195,7 +195,7 @@ class GuardedExecutor:
                 seen = replace(result, action=given, data=loads_own(dumps(result.data)))
                 if not await _await(verify(given, seen)):
                     message = "the executor could not verify its effect"
-                    _log.warning("%s: %s", shown(action.type), message)
+                    _log.warning("%s: %s", quote(action.type), message)
                     return Result(action, ResultStatus.FAILED, result.data, message)
         except asyncio.CancelledError:
             raise
@@ -214,15 +214,15 @@ class GuardedExecutor:
         """
         if not isinstance(returned, Result):
             message = (
-                f"the executor returned {named(returned)}, not a Result; what it did is unknown"
+                f"the executor returned {json_type(returned)}, not a Result; what it did is unknown"
             )
-            _log.error("%s: %s", shown(action.type), message)
+            _log.error("%s: %s", quote(action.type), message)
             return Result(action, ResultStatus.FAILED, error=message)
         try:
             status = ResultStatus(returned.status)
         except ValueError:
-            message = f"the executor returned the unknown status {shown(returned.status)}"
-            _log.error("%s: %s", shown(action.type), message)
+            message = f"the executor returned the unknown status {quote(returned.status)}"
+            _log.error("%s: %s", quote(action.type), message)
             return Result(action, ResultStatus.FAILED, error=message)
         data = self._data(returned.data, budget)
         if returned.error is None:
@@ -256,7 +256,7 @@ class GuardedExecutor:
         except BaseException:  # noqa: BLE001 - foreign code
             text = _describe(error)
         text = self._redaction.hide(encodable(text).rstrip(), action.params)
-        _log.error("the executor failed on %s:\n%s", shown(action.type), text[-MAX_ERROR_CHARS:])
+        _log.error("the executor failed on %s:\n%s", quote(action.type), text[-MAX_ERROR_CHARS:])
 
 
 def _describe(error: BaseException) -> str:

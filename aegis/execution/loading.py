@@ -7,8 +7,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from aegis.errors import ConfigError, shown
+from aegis.errors import ConfigError
 from aegis.execution.executors import Executor
+from aegis.messages import quote
 
 __all__ = ["load_executor"]
 
@@ -21,7 +22,7 @@ def load_executor(spec: str) -> Executor:
     """
     module_name, colon, name = spec.partition(":")
     if not (module_name and colon and name):
-        raise ConfigError(f"executor {shown(spec)} must be written as `module:Class`")
+        raise ConfigError(f"executor {quote(spec)} must be written as `module:Class`")
     if (here := str(Path.cwd())) not in sys.path:
         sys.path.insert(0, here)
     try:
@@ -30,7 +31,7 @@ def load_executor(spec: str) -> Executor:
             found = getattr(found, part)
         executor = found() if callable(found) else found
     except (Exception, SystemExit) as error:
-        raise ConfigError(f"cannot load executor {shown(spec)}: {error}") from error
+        raise ConfigError(f"cannot load executor {quote(spec)}: {error}") from error
     if not callable(getattr(executor, "execute", None)):
-        raise ConfigError(f"executor {shown(spec)} has no method `execute`")
+        raise ConfigError(f"executor {quote(spec)} has no method `execute`")
     return executor  # type: ignore[no-any-return]

@@ -10,9 +10,10 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
-from aegis.errors import StoreError, shown
+from aegis.errors import StoreError
 from aegis.host.files import allocate, keep_owner
 from aegis.host.locks import HeldNumbers, is_at, lock_at
+from aegis.messages import quote
 
 __all__ = ["MADE_NS", "MappedFile"]
 
@@ -58,7 +59,7 @@ class MappedFile:
             try:
                 file = _open(self._path, self._size, self._like)
             except OSError as error:
-                raise StoreError(f"cannot use {shown(self._path)}: {error}") from error
+                raise StoreError(f"cannot use {quote(self._path)}: {error}") from error
         memory = mmap.mmap(file, self._size)
         # The old map goes when nobody looks at it any more; what was held of the old file goes now.
         self._close_file()
@@ -122,7 +123,7 @@ class MappedFile:
                     break
                 os.close(file)  # replaced between the two
         except OSError as error:
-            raise StoreError(f"cannot use {shown(self._path)}: {error}") from error
+            raise StoreError(f"cannot use {quote(self._path)}: {error}") from error
         try:
             yield file is not None
         finally:

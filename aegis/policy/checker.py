@@ -12,7 +12,8 @@ from typing import Any, TypeVar
 
 import aegis_core
 from aegis.documents import HALF_A_PAIR, Lines, LookAlikes, check_value, is_encodable
-from aegis.errors import PolicyError, Problem, Problems, did_you_mean, named, shown
+from aegis.errors import PolicyError, Problem, Problems
+from aegis.messages import json_type, quote, suggest
 from aegis.policy.conditions import CONDITIONS, compile_conditions
 from aegis.policy.lint import oddities
 from aegis.policy.lookalikes import (
@@ -162,7 +163,7 @@ class Checker:
         version = top.get("version", "1")
         if version != "1" and (type(version) is not int or version != 1):
             self._problem(
-                f'version {shown(top["version"])} is unknown; write `"1"`',
+                f'version {quote(top["version"])} is unknown; write `"1"`',
                 top,
                 "version",
                 "version",
@@ -179,7 +180,7 @@ class Checker:
         if rules is None:
             rules = []  # an empty `rules:` is fine
         elif not isinstance(rules, list | tuple):
-            self._problem(f"must be a list of rules, not {named(rules)}", top, "rules", "rules")
+            self._problem(f"must be a list of rules, not {json_type(rules)}", top, "rules", "rules")
             rules = []
         read = [
             self._rule(rules, index) if rule is None else rule
@@ -258,7 +259,7 @@ class Checker:
         conditions = rule["conditions"]
         if not isinstance(conditions, Mapping):
             self._problem(
-                f"must be a mapping, as in `{{param_gt: {{count: 100}}}}`, not {named(conditions)}",
+                f"must be a mapping, as in `{{param_gt: {{count: 100}}}}`, not {json_type(conditions)}",
                 rule, "conditions", f"{where}.conditions",
             )  # fmt: skip
             return {}
@@ -319,7 +320,7 @@ class Checker:
         parent: object = None, key: object = None,
     ) -> Mapping[str, Any] | None:  # fmt: skip
         if not isinstance(value, Mapping):
-            said = f"{what} must be a mapping, not {named(value)}"
+            said = f"{what} must be a mapping, not {json_type(value)}"
             if parent is None:
                 parent = value
             self._problem(said, parent, key if key is not None else where, where)
@@ -328,11 +329,11 @@ class Checker:
             at = f"{where}.{member}" if where else str(member)
             if not isinstance(member, str):
                 self._problem(
-                    f"key {shown(member)} is not text; put it in quotes", value, member, at
+                    f"key {quote(member)} is not text; put it in quotes", value, member, at
                 )
             elif member not in known and (where or not member.startswith("x-")):
                 hint = _hint(member, known)
-                self._problem(f"unknown key {shown(member)}{hint}", value, member, at)
+                self._problem(f"unknown key {quote(member)}{hint}", value, member, at)
         return value
 
     def _text(self, members: Mapping[str, Any], key: str, where: str, default: str = "") -> str:
@@ -341,7 +342,7 @@ class Checker:
         value = members[key]
         if not isinstance(value, str):
             quotes = "; put it in quotes" if isinstance(value, bool | int | float) else ""
-            self._problem(f"must be text, not {named(value)}{quotes}", members, key, where)
+            self._problem(f"must be text, not {json_type(value)}{quotes}", members, key, where)
             return default
         if not is_encodable(value):
             self._problem(HALF_A_PAIR, members, key, where)
@@ -366,12 +367,12 @@ class Checker:
         value = members[key]
         if not isinstance(value, str):
             known = ", ".join(words)
-            self._problem(f"must be one of {known}, not {named(value)}", members, key, where)
+            self._problem(f"must be one of {known}, not {json_type(value)}", members, key, where)
             return default
         word = value.lower() if folded else value
         if word not in words:
-            hint = did_you_mean(value, words, synonyms)
-            self._problem(f"unknown {key} {shown(value)}{hint}", members, key, where)
+            hint = suggest(value, words, synonyms)
+            self._problem(f"unknown {key} {quote(value)}{hint}", members, key, where)
             return default
         return words[word]
 
@@ -401,4 +402,4 @@ def _hint(key: str, known: tuple[str, ...]) -> str:
         return "; it belongs under `conditions`"
     synonyms = _MATCH_SYNONYMS if known is _MATCH_KEYS else _SYNONYMS
     meant = synonyms.get(key.lower())
-    return did_you_mean(key, known, synonyms if meant in known else {})
+    return suggest(key, known, synonyms if meant in known else {})

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Set
 from operator import ge, gt, le, lt
 from typing import Any
 
-from aegis.errors import named, shown
+from aegis.messages import json_type, quote
 from aegis.policy.regexes import Searches
 from aegis_core import Condition, Work
 
@@ -60,7 +60,7 @@ def compile_comparison(
     """
     if not isinstance(parameter, str):
         raise InvalidCondition(
-            f"{shown(parameter)} is not text; put the parameter's name in quotes"
+            f"{quote(parameter)} is not text; put the parameter's name in quotes"
         )
     if wanted is None:
         raise InvalidCondition(
@@ -134,12 +134,14 @@ def _size(value: object, depth: int = 0) -> int:
 def _ordered(compare: Callable[[Any, Any], bool]) -> Callable[[Any], _Test]:
     def compiled(wanted: object) -> _Test:
         if isinstance(wanted, bool) or not isinstance(wanted, int | float | str):
-            raise InvalidCondition(f"must be a number or text to compare with, not {named(wanted)}")
+            raise InvalidCondition(
+                f"must be a number or text to compare with, not {json_type(wanted)}"
+            )
         units = _size(wanted)
 
         def of_text(value: object, work: Work) -> bool | str:
             if not isinstance(value, str):
-                return f"{named(value)} cannot be compared with {named(wanted)}"
+                return f"{json_type(value)} cannot be compared with {json_type(wanted)}"
             return compare(value, wanted) if work.spend(units) else work.reason
 
         def of_number(value: object, _: Work) -> bool | str:
@@ -148,7 +150,7 @@ def _ordered(compare: Callable[[Any, Any], bool]) -> Callable[[Any], _Test]:
                 isinstance(value, int | float) and not isinstance(value, bool) and value == value
             ):
                 return compare(value, wanted)
-            return f"{named(value)} cannot be compared with {named(wanted)}"
+            return f"{json_type(value)} cannot be compared with {json_type(wanted)}"
 
         return of_text if isinstance(wanted, str) else of_number
 
@@ -166,7 +168,7 @@ def _contains(wanted: object) -> _Test:
             return _has_member(value, wanted, work)
         if part is not None and isinstance(value, Mapping):
             return wanted in value
-        return f"{named(value)} cannot contain {named(wanted)}"
+        return f"{json_type(value)} cannot contain {json_type(wanted)}"
 
     return test
 
@@ -223,7 +225,7 @@ def _spend(work: Work, units: int) -> None:
 def _matches(searches: Searches, parameter: str, wanted: object) -> _Test:
     if not isinstance(wanted, str):
         quotes = "" if isinstance(wanted, list | tuple | Mapping) else "; put it in quotes"
-        raise InvalidCondition(f"must be a regular expression, not {named(wanted)}{quotes}")
+        raise InvalidCondition(f"must be a regular expression, not {json_type(wanted)}{quotes}")
     try:
         search = searches.add(parameter, wanted)
     except ValueError as error:
@@ -234,7 +236,7 @@ def _matches(searches: Searches, parameter: str, wanted: object) -> _Test:
     def test(value: object, work: Work) -> bool | str:
         text = value if isinstance(value, str) else _written(value)
         if text is None:
-            return f"{named(value)} cannot be searched"
+            return f"{json_type(value)} cannot be searched"
         size = len(text) if text.isascii() else len(text.encode())
         if size > MAX_MATCHED_BYTES:
             return f"{size} bytes are too long to be searched; at most {MAX_MATCHED_BYTES}"

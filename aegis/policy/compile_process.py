@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from aegis import codec
-from aegis.errors import InvalidBody, NotReady, PolicyError, Problem, named
+from aegis.errors import InvalidBody, NotReady, PolicyError, Problem
+from aegis.messages import json_type
 from aegis.policy.compiled_cache import CompiledPolicy, PolicyText, compile_policy, pack, unpack
 from aegis.policy.loader import LoadedPolicy, decoded_policy, load_text
 from aegis.policy.regexes import Searches
@@ -58,12 +59,12 @@ def policy_text(media_type: str, body: bytes, deepest: int) -> str | bytes:
         return body
     value = codec.loads(body, deepest)
     if not isinstance(value, dict):
-        raise InvalidBody(f"the body must be an object, not {named(value)}")
+        raise InvalidBody(f"the body must be an object, not {json_type(value)}")
     if "yaml" in value:
         codec.refuse_repeated(body)  # else the last one would count, unseen
         text = value["yaml"]
         if not isinstance(text, str):
-            raise InvalidBody(f"`yaml` must be text, not {named(text)}")
+            raise InvalidBody(f"`yaml` must be text, not {json_type(text)}")
         if any(key in value for key in _DOCUMENT_KEYS):
             raise InvalidBody("send either `yaml` or `rules` and `defaults`, not both")
         return text

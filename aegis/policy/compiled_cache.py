@@ -25,8 +25,9 @@ from typing import Any
 from aegis import codec
 from aegis._version import __version__
 from aegis.config import beside
-from aegis.errors import Problem, shown
+from aegis.errors import Problem
 from aegis.host.files import keep_owner
+from aegis.messages import quote
 from aegis.policy.conditions import compile_conditions, compiler
 from aegis.policy.loader import LoadedPolicy, Policy, decoded_policy, load_text
 from aegis.policy.regexes import Searches
@@ -308,7 +309,7 @@ class CompiledFiles:
             return None
         except (OSError, ValueError) as error:
             # It is made anew from the text, which the database has.
-            _log.info("the compiled policy %s is not used: %s", shown(path), error)
+            _log.info("the compiled policy %s is not used: %s", quote(path), error)
             return None
 
     def keep(self, policy: CompiledPolicy) -> CompiledPolicy:

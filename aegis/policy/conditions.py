@@ -18,7 +18,8 @@ from functools import partial
 from typing import Any, NoReturn
 from zoneinfo import ZoneInfo
 
-from aegis.errors import PolicyError, Problem, did_you_mean, named, shown
+from aegis.errors import PolicyError, Problem
+from aegis.messages import json_type, quote, suggest
 from aegis.policy.comparisons import OPERATORS, InvalidCondition, compile_comparison
 from aegis.policy.regexes import Searches
 from aegis_core import Condition, Work
@@ -97,17 +98,17 @@ def _parts(
                 partial(compile_comparison, name, parameter, wanted, searches),
             )
     elif has_parameters:
-        yield name, partial(_refuse, f"{_NO_MAPPING}, not {named(value)}")
+        yield name, partial(_refuse, f"{_NO_MAPPING}, not {json_type(value)}")
     elif name == "weekdays":
         yield name, partial(_weekdays, value, zone)
         for index, day in enumerate(value if isinstance(value, list | tuple) else ()):
             if not _is_day(day):
-                said = f"{shown(day)} is not a day; write 1 (Monday) to 7 (Sunday)"
+                said = f"{quote(day)} is not a day; write 1 (Monday) to 7 (Sunday)"
                 yield f"{name}[{index}]", partial(_refuse, said)
     elif name in _TIMES:
         yield name, partial(_checked_time, value)
     elif name != "timezone":
-        yield name, partial(_refuse, f"unknown condition {shown(name)}{_hint(name)}")
+        yield name, partial(_refuse, f"unknown condition {quote(name)}{_hint(name)}")
 
 
 def _hint(name: str) -> str:
@@ -116,7 +117,7 @@ def _hint(name: str) -> str:
         return "; no condition says not: let a rule above this one take what it is not for"
     if folded in _ELSEWHERE:
         return f"; {_ELSEWHERE[folded]}"
-    return did_you_mean(name, CONDITIONS, _SYNONYMS)
+    return suggest(name, CONDITIONS, _SYNONYMS)
 
 
 def _refuse(message: str) -> NoReturn:
@@ -186,27 +187,27 @@ def _zone(conditions: Mapping[str, Any]) -> tzinfo:
         return UTC
     name = conditions["timezone"]
     if not isinstance(name, str):
-        raise InvalidCondition(f"must be text as in `Europe/Paris`, not {named(name)}")
+        raise InvalidCondition(f"must be text as in `Europe/Paris`, not {json_type(name)}")
     try:
         return ZoneInfo(name)
     except (KeyError, ValueError, OSError):  # ZoneInfo opens a file of that name
         raise InvalidCondition(
-            f"unknown time zone {shown(name)}; write one as in `Europe/Paris`"
+            f"unknown time zone {quote(name)}; write one as in `Europe/Paris`"
         ) from None
 
 
 def _minute(value: object) -> int:
     if isinstance(value, int) and not isinstance(value, bool):
         raise InvalidCondition(
-            f"must be text, not the number {shown(value)}: write the time in quotes, as in"
+            f"must be text, not the number {quote(value)}: write the time in quotes, as in"
             ' `"18:00"`'
         )
     if not isinstance(value, str):
-        raise InvalidCondition(f'must be a time as in `"18:00"`, not {named(value)}')
+        raise InvalidCondition(f'must be a time as in `"18:00"`, not {json_type(value)}')
     match = _TIME.fullmatch(value)
     if match is None or not value.isascii():
         raise InvalidCondition(
-            f'{shown(value)} is not a time; write hours and minutes as in `"18:00"`'
+            f'{quote(value)} is not a time; write hours and minutes as in `"18:00"`'
         )
     return int(match[1]) * 60 + int(match[2])
 
@@ -240,7 +241,9 @@ def _is_day(day: object) -> bool:
 
 def _weekdays(value: object, zone: tzinfo) -> Condition:
     if not isinstance(value, list | tuple):
-        raise InvalidCondition(f"must be a list of days from 1 (Monday) to 7, not {named(value)}")
+        raise InvalidCondition(
+            f"must be a list of days from 1 (Monday) to 7, not {json_type(value)}"
+        )
     days = frozenset(day for day in value if _is_day(day))
     return _at_moment(lambda moment: moment.isoweekday() in days, zone)
 

@@ -13,8 +13,9 @@ from collections.abc import Sequence
 from typing import Self
 
 from aegis.documents import is_blank
-from aegis.errors import AegisError, NotReady, PolicyError, Problem, shown
+from aegis.errors import AegisError, NotReady, PolicyError, Problem
 from aegis.host.watched import Look, Settling, look_at
+from aegis.messages import quote
 from aegis.policy.loader import MAX_POLICY_BYTES, decoded_policy
 from aegis.policy.rollout import InForce, PolicyVersions
 
@@ -72,7 +73,7 @@ class PolicyFile:
         except OSError as error:
             self._versions.say_file_failed("the policy file cannot be read")
             raise NotReady(
-                f"cannot read the policy {shown(self._shown)}: {error.strerror}"
+                f"cannot read the policy {quote(self._shown)}: {error.strerror}"
             ) from None
         except PolicyError as error:
             self._refused(error)

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from aegis.errors import shown
+from aegis.messages import quote
 from aegis.policy.conditions import needs
 from aegis_core import DEFAULT_RULE, PolicyRule, covered_rules
 
@@ -30,7 +30,7 @@ def oddities(
     covered = _covered(rules)
     for index, rule in enumerate(rules):
         if rule.name == DEFAULT_RULE:
-            yield index, f"is named {shown(DEFAULT_RULE)}, as what decides where no rule matches"
+            yield index, f"is named {quote(DEFAULT_RULE)}, as what decides where no rule matches"
         if rule.name in names:
             first = names[rule.name]
             yield (
@@ -44,7 +44,7 @@ def oddities(
             first = covered[index]
             yield (
                 index,
-                f"can never match: rule {shown(rules[first].name)} (rules[{first}])"
+                f"can never match: rule {quote(rules[first].name)} (rules[{first}])"
                 f"{_on(lines[first])} {_beside(rules[first], rule)}, and comes first",
             )
 
@@ -91,13 +91,13 @@ def _beside(earlier: PolicyRule, later: PolicyRule) -> str:
 def _odd_conditions(conditions: Mapping[str, Any]) -> Iterator[str]:
     for name, value in conditions.items():
         if name.startswith("param_") and not value:
-            yield f"has {shown(name)} without a parameter, which always holds"
+            yield f"has {quote(name)} without a parameter, which always holds"
         if name == "weekdays" and not value:
             yield "has no day in `weekdays`, so it never matches"
     if not _WINDOW.keys().isdisjoint(conditions):
         after, before = (str(conditions.get(name, end)) for name, end in _WINDOW.items())
         if after.zfill(5) == before.zfill(5):
-            yield f"has a window of no length, at {shown(after)}, so it never matches"
+            yield f"has a window of no length, at {quote(after)}, so it never matches"
         elif (
             after.zfill(5) > before.zfill(5) > "00:00"
             and 0 < len(set(conditions.get("weekdays", ()))) < 7

@@ -9,7 +9,7 @@ import re
 import unicodedata
 from collections.abc import Iterator
 
-from aegis.errors import shown
+from aegis.messages import quote
 from aegis_core import PolicyRule
 
 __all__ = [
@@ -40,21 +40,21 @@ def is_ordinary(rule: PolicyRule) -> bool:
 def odd_pattern(pattern: str) -> Iterator[str]:
     """What is odd about a pattern, as far as it reads like another notation's."""
     if (found := _ALTERNATIVES.search(pattern)) is not None:
-        yield f"{shown(found[0])} is matched as it stands: write a rule for each alternative"
+        yield f"{quote(found[0])} is matched as it stands: write a rule for each alternative"
     elif (found := _LISTED_SET.search(pattern)) is not None:
-        yield f"{shown(found[0])} matches one character of these, not one of several words: write a rule for each"
+        yield f"{quote(found[0])} matches one character of these, not one of several words: write a rule for each"
     elif _LIST.search(pattern) is not None:
-        yield f"{shown(pattern)} is one pattern, not a list of them: write a rule for each"
+        yield f"{quote(pattern)} is one pattern, not a list of them: write a rule for each"
     if pattern.startswith("^") or (len(pattern) > 1 and pattern.endswith("$")):
-        yield f"{shown(pattern)} is not a regular expression: a pattern is a glob, and matches the whole text"
+        yield f"{quote(pattern)} is not a regular expression: a pattern is a glob, and matches the whole text"
     if pattern.startswith("!"):
-        yield f"{shown(pattern)} begins with `!` itself: no pattern says not"
+        yield f"{quote(pattern)} begins with `!` itself: no pattern says not"
     if "[^" in pattern:
         yield "`[^…]` matches `^` too: one character that is none of them is `[!…]`"
     if pattern != pattern.strip():
-        yield f"{shown(pattern)} begins or ends with a blank or a line's end, which is matched too"
+        yield f"{quote(pattern)} begins or ends with a blank or a line's end, which is matched too"
     elif len(pattern) > 1 and pattern[0] in _QUOTES and pattern[-1] in _QUOTES:
-        yield f"{shown(pattern)} holds its quotes, which are matched too"
+        yield f"{quote(pattern)} holds its quotes, which are matched too"
     yield from _unseen(_SET.sub("", pattern.strip()))  # a set of them says that they are meant
     yield from _mixed_scripts(pattern)
 
@@ -68,33 +68,33 @@ def odd_text(text: str) -> Iterator[str]:
     if len(text) > 1 and text.endswith("\n"):
         yield "ends with a line's end, which counts: write it in the line of its key, or below `|-`"
     if len(text) > 1 and text[0] in _QUOTES[3:] and text[-1] in _QUOTES[3:]:
-        yield f"{shown(text)} holds its quotes, which count"
+        yield f"{quote(text)} holds its quotes, which count"
     yield from _mixed_scripts(text)
 
 
 def odd_expression(expression: str) -> Iterator[str]:
     """What is odd about a regular expression that is one of RE2's."""
     if (found := _REPETITION.search(expression)) is not None:
-        yield f"{shown(found[0])} repeats nothing, it is matched as it stands: write `{{0{found[0][1:]}`"
+        yield f"{quote(found[0])} repeats nothing, it is matched as it stands: write `{{0{found[0][1:]}`"
 
 
 def odd_bound(bound: str) -> Iterator[str]:
     """What is odd about a text that a parameter must be greater or less than."""
     if _NUMBER.fullmatch(bound) is not None:
-        yield f"{shown(bound)} is text, which no number can be compared with: write it without quotes"
+        yield f"{quote(bound)} is text, which no number can be compared with: write it without quotes"
 
 
 def odd_parameter(name: str) -> Iterator[str]:
     """What is odd about the name of a parameter."""
     if "." in name or "[" in name:
-        yield f"{shown(name)} is one parameter of that name: no condition reaches into nested values"
+        yield f"{quote(name)} is one parameter of that name: no condition reaches into nested values"
 
 
 def _unseen(text: str) -> Iterator[str]:
     if not text.isprintable():
         for char in text:
             if not char.isprintable() and char not in "\t\n\r":
-                yield f"holds {shown(char)}, which cannot be seen"
+                yield f"holds {quote(char)}, which cannot be seen"
                 return
 
 
@@ -104,5 +104,5 @@ def _mixed_scripts(text: str) -> Iterator[str]:
     for char in text:
         name = unicodedata.name(char, "")
         if char.isalpha() and name.startswith(_CONFUSED_SCRIPTS):
-            yield f"mixes Latin letters with {shown(char)}, {name.lower()}"
+            yield f"mixes Latin letters with {quote(char)}, {name.lower()}"
             return

@@ -13,7 +13,7 @@ from typing import Any
 
 import re2
 
-from aegis.errors import shown
+from aegis.messages import quote
 
 __all__ = [
     "MAX_PROGRAM", "MAX_PROGRAMS", "MAX_SET", "SHORT_TEXT", "Search", "Searches",
@@ -225,12 +225,12 @@ def _compiled(pattern: str) -> Any:
         said = error.args[0]
         text = said.decode(errors="replace") if isinstance(said, bytes) else str(said)
         raise ValueError(
-            f"{shown(pattern)} is not a regular expression of RE2: {text}{_lack(text)}"
+            f"{quote(pattern)} is not a regular expression of RE2: {text}{_lack(text)}"
         ) from None
     except UnicodeEncodeError:
         raise ValueError("holds half of a surrogate pair, which is not a character") from None
     if compiled.programsize > MAX_PROGRAM:
-        raise ValueError(f"{shown(pattern)} is too large; make its repetitions smaller")
+        raise ValueError(f"{quote(pattern)} is too large; make its repetitions smaller")
     return compiled
 
 

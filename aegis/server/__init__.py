@@ -11,9 +11,10 @@ from typing import Unpack, get_type_hints
 from aegis.audit.signing import HeadSigner
 from aegis.auth.keys_file import read_keys
 from aegis.config import OPTIONS, Options, settings_from
-from aegis.errors import ConfigError, shown
+from aegis.errors import ConfigError
 from aegis.execution.executors import Executor
 from aegis.execution.loading import load_executor
+from aegis.messages import quote
 from aegis.policy.compiled_cache import CompiledFiles, PolicyText, compile_policy
 from aegis.policy.file_source import log_oddities
 from aegis.policy.loader import LoadedPolicy, Policy, load_text, read_policy
@@ -137,4 +138,4 @@ def _read(path: str | Path) -> bytes:
     try:
         return read_policy(path)
     except OSError as error:
-        raise ConfigError(f"cannot read the policy {shown(str(path))}: {error.strerror}") from None
+        raise ConfigError(f"cannot read the policy {quote(str(path))}: {error.strerror}") from None

@@ -9,7 +9,8 @@ from pathlib import Path
 import apsw
 
 from aegis.config import Durability
-from aegis.errors import StoreError, shown
+from aegis.errors import StoreError
+from aegis.messages import quote
 from aegis.store.sql import STATEMENTS, Connection
 
 __all__ = [
@@ -116,7 +117,7 @@ def write_ahead(connection: Connection) -> None:
     """WAL: readers never block the writer, and a commit is one sync."""
     mode = connection.pragma("journal_mode", "wal")
     if mode != "wal":
-        raise StoreError(f"the database cannot use a write-ahead log here (got {shown(mode)})")
+        raise StoreError(f"the database cannot use a write-ahead log here (got {quote(mode)})")
 
 
 def _sync_each_commit(connection: Connection) -> None:

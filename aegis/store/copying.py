@@ -9,9 +9,10 @@ from contextlib import contextmanager
 import apsw
 
 from aegis.config import beside
-from aegis.errors import StoreError, shown
+from aegis.errors import StoreError
 from aegis.host.files import open_private, replacing
 from aegis.host.locks import HeldNumbers, try_lock
+from aegis.messages import quote
 from aegis.store.connections import file_uri, translating_errors
 from aegis.store.log_identity import new_numbers
 from aegis.store.sql import Connection
@@ -46,7 +47,7 @@ def copy_database(
     """
     target_name = os.fspath(path)
     with (
-        translating_errors(f"cannot copy {shown(source_path)} to {shown(target_name)}"),
+        translating_errors(f"cannot copy {quote(source_path)} to {quote(target_name)}"),
         replacing(target_name, like=like or source_path) as name,
     ):
         target = Connection(file_uri(name), flags=_MADE)
@@ -74,10 +75,10 @@ def keeping_writers_out(path: str) -> Iterator[None]:
     try:
         file = open_private(beside(path, ".lock"), path)
     except OSError as error:
-        raise StoreError(f"cannot use {shown(path)}: {error.strerror}") from None
+        raise StoreError(f"cannot use {quote(path)}: {error.strerror}") from None
     try:
         if not (try_lock(file) and HeldNumbers(file, LOCK_FILE_BYTES).hold_all()):
-            raise StoreError(f"a process writes {shown(path)}; stop it first")
+            raise StoreError(f"a process writes {quote(path)}; stop it first")
         yield
     finally:
         os.close(file)

@@ -17,9 +17,10 @@ from pathlib import Path
 import apsw
 
 from aegis.config import Durability, beside
-from aegis.errors import StoreError, shown
+from aegis.errors import StoreError
 from aegis.host.files import allocate, make_private, open_private, refuse_odd
 from aegis.host.locks import HeldNumbers, lock_file, unlock_file
+from aegis.messages import quote
 from aegis.store.connections import (
     BUSY_TIMEOUT_MS,
     checkpoint_by_hand,
@@ -96,14 +97,14 @@ class Store:
         self._written = 0
         self.newest_entry = memoryview(bytearray(8)).cast("Q")
         self._reads_log = self._has_log()
-        with self._translating(f"cannot open {shown(self.path)}"):
+        with self._translating(f"cannot open {quote(self.path)}"):
             if not self.is_memory:
                 refuse_odd(self.path)
             if self._reads_log:
                 refuse_other_log(self.path)
             self._writer = self._connect()
         try:
-            with self._translating(f"cannot open {shown(self.path)}"):
+            with self._translating(f"cannot open {quote(self.path)}"):
                 self._prepare()
         except BaseException:
             self.close()
@@ -162,14 +163,14 @@ class Store:
         owner = read_pragma(self._writer, "application_id")
         tables = {name for (name,) in self._writer.execute("SELECT name FROM sqlite_schema")}
         if owner != APPLICATION_ID and (owner or tables):
-            fault = f"{shown(self.path)} is a database of another program"
+            fault = f"{quote(self.path)} is a database of another program"
             if "audit_log" in tables:
-                fault = f"{shown(self.path)} is a database of agent-aegis; `aegis audit import` takes it over"
+                fault = f"{quote(self.path)} is a database of agent-aegis; `aegis audit import` takes it over"
             raise StoreError(f"{fault}; give another file for the audit")
         version = read_pragma(self._writer, "user_version")
         if version > len(MIGRATIONS):
             raise StoreError(
-                f"{shown(self.path)} was written by a newer Aegis (schema {version}, known here:"
+                f"{quote(self.path)} was written by a newer Aegis (schema {version}, known here:"
                 f" {len(MIGRATIONS)}); upgrade this one"
             )
 
@@ -180,7 +181,7 @@ class Store:
         is_current = version == len(MIGRATIONS) or self._views
         if not is_current or any(has_table(self._writer, name) for name in UNCHAINED):
             raise StoreError(
-                f"{shown(self.path)} is of an older Aegis; serve it once, which brings it up to date"
+                f"{quote(self.path)} is of an older Aegis; serve it once, which brings it up to date"
             )
 
     def _file_id(self) -> tuple[int, int] | None:
@@ -193,7 +194,7 @@ class Store:
     def _take_lock(self) -> None:
         if not lock_file(self._lock_file, BUSY_TIMEOUT_MS / 1000):
             raise StoreError(
-                f"cannot write {shown(self.path)}: another process does not end its write"
+                f"cannot write {quote(self.path)}: another process does not end its write"
             )
 
     def _translating(self, doing: str) -> AbstractContextManager[None]:
@@ -205,7 +206,7 @@ class Store:
 
     def _see_in_place(self) -> None:
         if not self.is_in_place():
-            raise StoreError(f"{shown(self.path)} was replaced or removed; restart the server")
+            raise StoreError(f"{quote(self.path)} was replaced or removed; restart the server")
 
     def probe(self) -> None:
         """See that the database could be written now.
@@ -224,7 +225,7 @@ class Store:
             StoreError: What was done failed; or the database was replaced or removed, so that what
                 was committed is in no file that anybody will find.
         """
-        with self._write_lock, self._translating(f"cannot write {shown(self.path)}"):
+        with self._write_lock, self._translating(f"cannot write {quote(self.path)}"):
             if self._lock_file >= 0:
                 self._take_lock()
             try:
@@ -295,7 +296,7 @@ class Store:
         Raises:
             StoreError: The database cannot be read.
         """
-        with self._translating(f"cannot read {shown(self.path)}"):
+        with self._translating(f"cannot read {quote(self.path)}"):
             if self._is_read_only:
                 self._follow_log()
             with self._idle_lock:
@@ -316,7 +317,7 @@ class Store:
                     connection.close()
             if self._is_read_only and not self._reads_log and self._has_log():
                 raise StoreError(
-                    f"{shown(self.path)} was opened by a server while it was read; try again"
+                    f"{quote(self.path)} was opened by a server while it was read; try again"
                 )
 
     def _follow_log(self) -> None:
@@ -362,7 +363,7 @@ class Store:
             StoreError: It could not be copied.
         """
         if os.path.lexists(path):
-            raise StoreError(f"{shown(str(path))} exists; give the name of a file to be made")
+            raise StoreError(f"{quote(str(path))} exists; give the name of a file to be made")
         self.copy_over(path, tick)
 
     def copy_over(
@@ -375,7 +376,7 @@ class Store:
             tick: As of `copy_to`.
             like: Whose owner it gets, if not that of this database.
         """
-        with self._translating(f"cannot copy {shown(self.path)} to {shown(str(path))}"):
+        with self._translating(f"cannot copy {quote(self.path)} to {quote(str(path))}"):
             source = self._connect()
         try:
             copy_database(source, self.path, path, tick, like)

@@ -8,7 +8,8 @@ from typing import Any
 
 import apsw
 
-from aegis.errors import StoreError, shown
+from aegis.errors import StoreError
+from aegis.messages import quote
 from aegis.store.connections import distrust_schema, file_uri
 from aegis.store.sql import Connection, Value, read_pragma
 
@@ -44,7 +45,7 @@ def foreign_rows(path: str, table: str, columns: Sequence[str]) -> Iterator[dict
             for (name,) in connection.execute("SELECT name FROM pragma_table_info(?)", (table,))
         }
         if not known:
-            raise StoreError(f"{shown(path)} has no table {shown(table)}")
+            raise StoreError(f"{quote(path)} has no table {quote(table)}")
         encoding = read_pragma(connection, "encoding")
         wanted = ", ".join(
             f"typeof({name}), iif(typeof({name}) = 'text', CAST({name} AS BLOB), {name})"
@@ -57,7 +58,7 @@ def foreign_rows(path: str, table: str, columns: Sequence[str]) -> Iterator[dict
             yield dict(zip(columns, values, strict=True))
         connection.close()
     except apsw.Error as error:
-        raise StoreError(f"cannot read {shown(path)}: {error}") from error
+        raise StoreError(f"cannot read {quote(path)}: {error}") from error
 
 
 def _foreign_value(kind: str, value: Value | float, encoding: str) -> Value | float:

@@ -6,7 +6,7 @@ from collections import Counter
 from contextlib import closing
 from typing import Any
 
-from aegis.errors import shown
+from aegis.messages import quote
 from aegis.store.schema import MIGRATIONS, drop_unchained
 from aegis.store.sql import Connection
 
@@ -33,12 +33,12 @@ def find_fault(connection: Connection, version: int) -> str | None:
         as_made = _schema(made)
     here = _schema(connection)
     for kind, name, _, _ in as_made - here:
-        return f"its {kind} {shown(name)} is not as Aegis makes it"
+        return f"its {kind} {quote(name)} is not as Aegis makes it"
     tables = {table for _, _, table, _ in as_made}
     for kind, name, table, _ in here - as_made:
         # A further table changes no answer, and neither does what is on it.
         if kind not in ("table", "index") or table in tables:
-            return f"its {kind} {shown(name)} on {shown(table)} is not of Aegis"
+            return f"its {kind} {quote(name)} on {quote(table)} is not of Aegis"
     for (fault,) in connection.execute("PRAGMA main.integrity_check(1)"):
         if fault != "ok":
             return f"the file is damaged: {' '.join(fault.split())}"

@@ -14,7 +14,8 @@ from typing import Any, NoReturn
 import apsw
 
 from aegis.config import beside
-from aegis.errors import StoreError, shown
+from aegis.errors import StoreError
+from aegis.messages import quote
 from aegis.store.connections import open_to_read
 from aegis.store.sql import Connection, has_table
 
@@ -66,7 +67,7 @@ def refuse_other_log(path: str) -> None:
 def _raise_other_log(path: str) -> NoReturn:
     named = os.path.realpath(path) if os.path.islink(path) else path
     raise StoreError(
-        f"{shown(f'{named}-wal')} was not written for {shown(path)}, which was"
+        f"{quote(f'{named}-wal')} was not written for {quote(path)}, which was"
         " replaced or removed since; put a backup in place by `aegis restore`, or move that log"
         " away to use the file as it is"
     )

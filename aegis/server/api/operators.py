@@ -11,7 +11,8 @@ from typing import Any, Protocol, TypeVar
 
 from aegis import codec
 from aegis.audit.filters import pairs_of
-from aegis.errors import InvalidBody, InvalidQuery, NotFound, NotReady, did_you_mean, named, shown
+from aegis.errors import InvalidBody, InvalidQuery, NotFound, NotReady
+from aegis.messages import json_type, quote, suggest
 from aegis.policy.compile_process import compile_body
 from aegis.policy.compiled_cache import Buffer, PolicyText
 from aegis.policy.decision_point import Snapshot
@@ -163,7 +164,7 @@ class Admin:
         text = request.parameters["version"]
         number = _number(text)
         if number is None:
-            raise NotFound(f"there is no policy version {shown(text)}; use a number")
+            raise NotFound(f"there is no policy version {quote(text)}; use a number")
         history = self._history()
         version = await self._read(history.find, number)
         etag = _etag(number)
@@ -241,16 +242,16 @@ def _change(request: Request, note: str | None) -> Change:
 
 def _rollback_of(value: object) -> tuple[int, str | None]:
     if not isinstance(value, dict):
-        raise InvalidBody(f"the body must be an object, not {named(value)}")
+        raise InvalidBody(f"the body must be an object, not {json_type(value)}")
     version, note = value.get("version"), value.get("note")
     if isinstance(version, float) and version.is_integer():
         version = int(version)  # JSON knows one kind of number
     if isinstance(version, bool) or not isinstance(version, int):
-        raise InvalidBody(f"`version` must be the number of a version, not {named(version)}")
+        raise InvalidBody(f"`version` must be the number of a version, not {json_type(version)}")
     if not 1 <= version <= _MAX_VERSION:
         raise InvalidBody(f"`version` {version} is no version; they count from 1")
     if note is not None and not isinstance(note, str):
-        raise InvalidBody(f"`note` must be text, not {named(note)}")
+        raise InvalidBody(f"`note` must be text, not {json_type(note)}")
     if note is not None and len(note) > MAX_NOTE:
         raise InvalidBody(f"`note` is over {MAX_NOTE} characters")
     return version, note
@@ -265,7 +266,7 @@ def _parameters(query: str) -> dict[str, str]:
     found: dict[str, str] = {}
     for name, value in pairs_of(query):
         if name in found:
-            raise InvalidQuery(f"{shown(name)} stands twice; give it once")
+            raise InvalidQuery(f"{quote(name)} stands twice; give it once")
         found[name] = value
     return {name: value for name, value in found.items() if value}
 
@@ -282,11 +283,11 @@ def _bounds_of(query: str) -> dict[str, int]:
     largest = {"before": _MAX_VERSION, "limit": MAX_VERSIONS}
     for name, text in _parameters(query).items():
         if name not in largest:
-            raise InvalidQuery(f"unknown parameter {shown(name)}{did_you_mean(name, largest)}")
+            raise InvalidQuery(f"unknown parameter {quote(name)}{suggest(name, largest)}")
         number = _number(text)
         if number is None or number > largest[name]:
             raise InvalidQuery(
-                f"`{name}` must be a number from 0 to {largest[name]}, not {shown(text)}"
+                f"`{name}` must be a number from 0 to {largest[name]}, not {quote(text)}"
             )
         bounds[name] = number
     return bounds

@@ -6,7 +6,8 @@ import asyncio
 from collections.abc import Iterable
 from typing import Protocol
 
-from aegis.errors import BodyTimeout, BodyTooLarge, InvalidBody, UnsupportedMediaType, shown
+from aegis.errors import BodyTimeout, BodyTooLarge, InvalidBody, UnsupportedMediaType
+from aegis.messages import quote
 from aegis.server.http.headers import Headers, value_of
 from aegis.server.http.messages import CLOSE
 from aegis.server.http.routing import Route
@@ -103,7 +104,7 @@ def declared_length(text: str, route: Route) -> int:
         BodyTooLarge: It is over the limit.
     """
     if not (text.isascii() and text.isdigit()):
-        raise InvalidBody(f"content-length {shown(text)} is not a number")
+        raise InvalidBody(f"content-length {quote(text)} is not a number")
     # A number of 20 digits is too large whatever they are.
     limit = route.max_body_bytes
     length = int(text) if len(text) < 20 else limit + 1
@@ -138,7 +139,7 @@ def check_declared(route: Route, headers: Headers) -> None:
     coding = value_of(headers, "content-encoding")
     if coding is not None and coding.strip().lower() not in ("", "identity"):
         raise UnsupportedMediaType(
-            f"a body encoded as {shown(coding)} is not taken; send it as it is",
+            f"a body encoded as {quote(coding)} is not taken; send it as it is",
             headers=(("accept-encoding", "identity"),),
         )
     declared = value_of(headers, "content-type")
@@ -154,5 +155,5 @@ def check_declared(route: Route, headers: Headers) -> None:
             return
     known = ", ".join(sorted(route.media_types))
     raise UnsupportedMediaType(
-        f"a body of {shown(declared)} is not taken here; send {known} in UTF-8"
+        f"a body of {quote(declared)} is not taken here; send {known} in UTF-8"
     )

@@ -9,8 +9,9 @@ from aegis.auth.keys import Key
 from aegis.auth.ring import KeyRing
 from aegis.auth.roles import Permission
 from aegis.config import Settings
-from aegis.errors import ConfigError, Forbidden, InvalidHost, Unauthorized, shown
+from aegis.errors import ConfigError, Forbidden, InvalidHost, Unauthorized
 from aegis.hosts import host_of, is_loopback
+from aegis.messages import quote
 from aegis.server.http.headers import Head, HeaderNames, Headers, value_of
 
 __all__ = ["Gate"]
@@ -103,7 +104,7 @@ class Gate:
             _check_client(head.client)
             if names.forwarding:
                 raise Forbidden(
-                    f"{shown(names.forwarding)} says that a proxy sends this for somebody else, and"
+                    f"{quote(names.forwarding)} says that a proxy sends this for somebody else, and"
                     f" without keys only this machine may call; {_SET_KEYS}",
                     "not_local",
                 )
@@ -144,7 +145,7 @@ class Gate:
             host_of(host)
         except ConfigError:
             raise InvalidHost(
-                f"host {shown(host)} is malformed; send a name or an address, and a port where it is"
+                f"host {quote(host)} is malformed; send a name or an address, and a port where it is"
                 " not the standard one"
             ) from None
         if len(self._known_hosts) < _MAX_HOSTS_REMEMBERED:
@@ -153,7 +154,7 @@ class Gate:
     def _check_host(self, host: str) -> None:
         if not self._is_ours(host_of(host)[0]):
             raise Forbidden(
-                f"host {shown(host)} is not this machine; without keys name it"
+                f"host {quote(host)} is not this machine; without keys name it"
                 " with --allowed-hosts",
                 "foreign_host",
             )
@@ -163,7 +164,7 @@ class Gate:
     def _check_origin(self, origin: str, host: str) -> None:
         if not (origin.isascii() and self._is_own_origin(origin, host)):
             raise Forbidden(
-                f"origin {shown(origin)} is a web page of another site", "foreign_origin"
+                f"origin {quote(origin)} is a web page of another site", "foreign_origin"
             )
 
     def _is_own_origin(self, origin: str, host: str) -> bool:

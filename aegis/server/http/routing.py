@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from aegis.auth.roles import Permission
-from aegis.errors import MethodNotAllowed, NotFound, shown
+from aegis.errors import MethodNotAllowed, NotFound
+from aegis.messages import quote
 from aegis.server.http.messages import NO_PARAMETERS, Handler, Request, Response
 
 __all__ = ["UNMATCHED", "Route", "RouteTable"]
@@ -106,10 +107,10 @@ class RouteTable:
 
         def refuse(_: Request) -> Response:
             if not of_path:
-                raise NotFound(f"no such path: {shown(path)}")
+                raise NotFound(f"no such path: {quote(path)}")
             allowed = ", ".join(sorted(of_path))
             raise MethodNotAllowed(
-                f"{shown(method)} is not allowed here; use {allowed}", headers=(("allow", allowed),)
+                f"{quote(method)} is not allowed here; use {allowed}", headers=(("allow", allowed),)
             )
 
         # A caller without permission learns that, and nothing about which paths exist.

@@ -10,14 +10,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from aegis.config import beside
-from aegis.errors import AegisError, ConfigError, shown
+from aegis.errors import AegisError, ConfigError
 from aegis.host.files import open_private, refuse_odd
 from aegis.host.locks import hold_for_process, is_held_by_process, lock_at
+from aegis.messages import quote
 
 __all__ = ["Address", "free_address", "notify", "own_database"]
 
-PATIENCE_S = 3.0
-"""How long a server that was killed may take to let go of its database: its workers end after it."""
+PATIENCE_S = 30.0
+"""How long workers of a server that was killed may take to end: what they run comes to its end first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +54,7 @@ def free_address(host: str, port: int) -> Address:
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
     except (OSError, UnicodeError):
-        raise ConfigError(f"host {shown(host)} is no address and no known name") from None
+        raise ConfigError(f"host {quote(host)} is no address and no known name") from None
     with socket.socket(family, kind, protocol) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -70,7 +71,7 @@ def _cannot_bind(error: OSError, host: str, port: int) -> str:
         case errno.EACCES:
             return f"port {port} needs privileges; choose one from 1024 up"
         case errno.EADDRNOTAVAIL:
-            return f"{shown(host)} is not an address of this machine"
+            return f"{quote(host)} is not an address of this machine"
         case _:
             return f"cannot listen on port {port} of {host}: {error.strerror}"
 
@@ -93,7 +94,7 @@ def own_database(path: str) -> Iterator[None]:
         refuse_odd(path)
         file = _lock(name, path)
     except OSError as error:
-        raise ConfigError(f"cannot use {shown(path)}: {error.strerror}") from None
+        raise ConfigError(f"cannot use {quote(path)}: {error.strerror}") from None
     try:
         # Workers inherit the file and hold it as well: none of them is left when it is free.
         yield
@@ -118,7 +119,7 @@ def _lock(name: str, path: str) -> int:
     file = lock_at(name, open_file, PATIENCE_S, has_to_wait=has_to_wait)
     if file is None:
         raise ConfigError(
-            f"process {_owner(name)} serves the database {shown(path)} already; stop"
+            f"process {_owner(name)} serves the database {quote(path)} already; stop"
             " it, or give another --audit-db"
         )
     hold_for_process(file)

@@ -16,9 +16,10 @@ from aegis.audit.journal import Journal
 from aegis.auth.keys_file import read_keys
 from aegis.auth.ring import MAX_SHARED_BYTES, KeyRing
 from aegis.config import Settings
-from aegis.errors import ConfigError, Problem, shown
+from aegis.errors import ConfigError, Problem
 from aegis.host.memory import SharedBytes
 from aegis.hosts import is_loopback
+from aegis.messages import quote
 from aegis.policy.compiled_cache import PolicyText
 from aegis.policy.decision_point import Snapshot
 from aegis.policy.rollout import PolicyVersions
@@ -56,7 +57,7 @@ def serve(
         and not settings.allow_unauthenticated
     ):
         raise ConfigError(
-            f"{shown(settings.host)} can be reached by other machines and no key is set; set AEGIS_API_KEY,"
+            f"{quote(settings.host)} can be reached by other machines and no key is set; set AEGIS_API_KEY,"
             " give --keys, or give --allow-unauthenticated"
         )
     keys = [] if settings.keys is None else read_keys(settings.keys)
